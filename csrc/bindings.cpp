@@ -1,0 +1,124 @@
+// The Python module athsearch._scan: checks arrays, releases the GIL, calls.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "registry.h"
+#include "scanner.h"
+
+namespace py = pybind11;
+using athsearch::Database;
+using athsearch::Found;
+using athsearch::Options;
+using athsearch::Queries;
+
+namespace {
+
+// An array as NumPy hands it over: no copy and no cast behind the caller's back.
+using WordArray = py::array_t<uint64_t, py::array::c_style>;
+
+const uint64_t* checked_words(const WordArray& array, const char* what, py::ssize_t n_words) {
+  if (array.ndim() != 2 || array.shape(1) != n_words || n_words < 1)
+    throw py::value_error(std::string(what) + " must be uint64 [n, " + std::to_string(n_words) + "]");
+  return array.data();
+}
+
+struct Arguments {
+  Database database;
+  Queries queries;
+  Options options;
+
+  Arguments(const std::vector<WordArray>& segments, const WordArray& query_words, const py::object& mask,
+            unsigned threads, const std::string& kernel)
+      : database{{}, 0}, queries{nullptr, 0}, options{&athsearch::select_kernel(kernel), nullptr, threads} {
+    const py::ssize_t n_words = query_words.ndim() == 2 ? query_words.shape(1) : 0;
+    queries = {checked_words(query_words, "queries", n_words), static_cast<size_t>(query_words.shape(0))};
+    database.n_words = static_cast<size_t>(n_words);
+    for (const WordArray& segment : segments)
+      database.segments.push_back(
+          {checked_words(segment, "a segment", n_words), static_cast<uint64_t>(segment.shape(0))});
+    if (!mask.is_none()) {
+      mask_words = py::cast<WordArray>(mask);
+      if (mask_words.ndim() != 1 || static_cast<uint64_t>(mask_words.size()) != (database.n_rows() + 63) / 64)
+        throw py::value_error("mask must be uint64 [ceil(n_rows / 64)]");
+      options.mask = mask_words.data();
+    }
+  }
+
+  WordArray mask_words{0};
+};
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// (offsets int64 [q + 1], rows int64 [hits], distances int32 [hits])
+py::tuple to_arrays(const Found& found) {
+  const auto n_hits = static_cast<py::ssize_t>(found.hits.size());
+  py::array_t<int64_t> rows(n_hits);
+  py::array_t<int32_t> distances(n_hits);
+  int64_t* row = rows.mutable_data();
+  int32_t* distance = distances.mutable_data();
+  for (size_t i = 0; i < found.hits.size(); ++i) {
+    row[i] = static_cast<int64_t>(athsearch::hit_row(found.hits[i]));
+    distance[i] = static_cast<int32_t>(athsearch::hit_distance(found.hits[i]));
+  }
+  return py::make_tuple(to_array(found.offsets), rows, distances);
+}
+
+py::tuple top_k(const std::vector<WordArray>& segments, const WordArray& queries, uint64_t k, const py::object& mask,
+                unsigned threads, const std::string& kernel, bool count_ties) {
+  const Arguments arguments(segments, queries, mask, threads, kernel);
+  Found found;
+  std::vector<int64_t> ties;
+  {
+    py::gil_scoped_release unlocked;
+    found = athsearch::top_k(arguments.database, arguments.queries, k, arguments.options);
+    if (count_ties) ties = athsearch::count_ties(arguments.database, arguments.queries, found, arguments.options);
+  }
+  const py::object tie_counts = count_ties ? py::object(to_array(ties)) : py::none();
+  return py::make_tuple(to_arrays(found), tie_counts);
+}
+
+py::tuple within(const std::vector<WordArray>& segments, const WordArray& queries, uint64_t radius,
+                 const py::object& mask, unsigned threads, const std::string& kernel) {
+  const Arguments arguments(segments, queries, mask, threads, kernel);
+  Found found;
+  {
+    py::gil_scoped_release unlocked;
+    found = athsearch::within(arguments.database, arguments.queries, radius, arguments.options);
+  }
+  return to_arrays(found);
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const athsearch::Kernel* kernel : athsearch::available_kernels()) names.emplace_back(kernel->name);
+  return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_scan, module) {
+  module.doc() = "Exact Hamming search over packed codes; athsearch.index is its public face.";
+  py::register_local_exception_translator([](std::exception_ptr pending) {
+    try {
+      if (pending) std::rethrow_exception(pending);
+    } catch (const athsearch::KernelUnavailable& error) {
+      py::set_error(py::module_::import("athsearch.errors").attr("KernelUnavailable"), error.what());
+    }
+  });
+  module.def("kernel_names", &kernel_names, "Kernels this machine can run, fastest first.");
+  module.def(
+      "selected_kernel", [](const std::string& name) { return athsearch::select_kernel(name).name; },
+      py::arg("name") = "", "The kernel a search uses: the named one, else ATHSEARCH_KERNEL's, else the fastest.");
+  module.def("top_k", &top_k, py::arg("segments"), py::arg("queries"), py::arg("k"), py::arg("mask"),
+             py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
+             "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
+  module.def("within", &within, py::arg("segments"), py::arg("queries"), py::arg("radius"), py::arg("mask"),
+             py::arg("threads"), py::arg("kernel"), "(offsets, rows, distances), hits ordered by (distance, row).");
+}

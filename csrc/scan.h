@@ -1,0 +1,45 @@
+// The contract between the scanner and its kernels: which rows of a block lie within a radius of a query, and how far?
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace athsearch {
+
+// A hit is one integer, distance in the high 16 bits and row in the low 48. Ascending integers are the total order
+// (distance, row), so heaps, sorts and merges need no comparator and no tie rule.
+using Hit = uint64_t;
+constexpr unsigned kRowBits = 48;
+constexpr Hit make_hit(uint64_t distance, uint64_t row) { return distance << kRowBits | row; }
+constexpr uint64_t hit_distance(Hit hit) { return hit >> kRowBits; }
+constexpr uint64_t hit_row(Hit hit) { return hit & ((uint64_t{1} << kRowBits) - 1); }
+
+// Rows of a database, laid out word by word: word w of row r is words[w * stride + r]. With one word a row this is the
+// caller's own array, so a kernel may read no row past n_rows.
+struct Block {
+  const uint64_t* words;
+  size_t stride;
+  size_t n_words;
+  size_t n_rows;
+  uint64_t first_row;  // the database row of the block's row 0
+};
+
+// A kernel may write this many hits more than it returns, so that it can store whole registers.
+constexpr size_t kHitSlack = 8;
+
+// Writes the block's hits within `radius` (inclusive) of the query, rows ascending, to `hits`, which has room for
+// n_rows + kHitSlack. Returns how many there are.
+using WithinFunction = size_t (*)(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits);
+
+enum Feature : uint32_t {
+  kAvx512F = 1u << 0,
+  kAvx512Vpopcntdq = 1u << 1,
+};
+
+struct Kernel {
+  const char* name;
+  uint32_t features;  // exactly those of the instructions it uses
+  WithinFunction within;
+};
+
+}  // namespace athsearch

@@ -1,0 +1,52 @@
+// Exact search: blocks x queries x threads -> hits in the total order (distance, row).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "scan.h"
+
+namespace athsearch {
+
+// Codes in one array, row-major [n_rows, n_words]; read in place, so it may be mapped from disk.
+struct Segment {
+  const uint64_t* words;
+  uint64_t n_rows;
+};
+
+// What is searched: segments in row order, as if they were one array.
+struct Database {
+  std::vector<Segment> segments;
+  size_t n_words;
+  uint64_t n_rows() const;
+};
+
+struct Queries {
+  const uint64_t* words;  // row-major [n_queries, n_words]
+  size_t n_queries;
+};
+
+struct Options {
+  const Kernel* kernel;
+  const uint64_t* mask;  // bit r % 64 of word r / 64 allows row r; null allows all
+  unsigned threads;      // at most; small searches use fewer
+};
+
+// Hits of query q: hits[offsets[q]] to hits[offsets[q + 1]], ascending.
+struct Found {
+  std::vector<int64_t> offsets;
+  std::vector<Hit> hits;
+};
+
+// At most k hits a query.
+Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options);
+
+// All hits at distance <= radius.
+Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options);
+
+// For each query, how many allowed rows lie at exactly the distance of its last hit; 0 where it has none.
+std::vector<int64_t> count_ties(const Database& database, const Queries& queries, const Found& found,
+                                const Options& options);
+
+}  // namespace athsearch

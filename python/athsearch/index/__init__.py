@@ -1,0 +1,21 @@
+"""Indexes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..codes import Codes
+from ..types import Ids
+from .base import Index
+from .flat import FlatIndex
+
+INDEXES: dict[str, Callable[[Codes, Ids | None], Index]] = {
+    "flat": FlatIndex,
+}
+
+
+def open_index(name: str, codes: Codes, ids: Ids | None = None) -> Index:
+    """An index of the named kind over `codes`. Raises ValueError, naming the kinds, for another name."""
+    if name not in INDEXES:
+        raise ValueError(f"unknown index kind {name!r}; known: {', '.join(INDEXES)}")
+    return INDEXES[name](codes, ids)

@@ -1,0 +1,97 @@
+"""From pixels to what a network sees. The parameters are part of a model's identity.
+
+Two steps, so that training can keep the first one's result in memory as bytes and augment it:
+`square` makes uint8 [size, size, 3] (RGB), `normalise` makes float32 [B, 3, size, size].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .types import Floats, Pixels, Square
+
+SMALLEST_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become a network's input.
+
+    size: side of the square input in pixels, from 64, divisible by 8. Smaller images are enlarged.
+    fit: "pad" keeps the aspect ratio and adds black; "stretch" does not keep it.
+    channels: "RGB", or "BGR" as the paper's code reads images.
+    mean, std: per channel, of values in 0..255, in the order of `channels`: out = (value - mean) / std.
+    """
+
+    size: int = 96
+    fit: str = "pad"
+    channels: str = "RGB"
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (63.75, 63.75, 63.75)
+
+    def __post_init__(self) -> None:
+        if self.size < SMALLEST_SIZE or self.size % 8:
+            raise ValueError(f"size must be at least {SMALLEST_SIZE} and divisible by 8, got {self.size}")
+        if self.fit not in ("pad", "stretch"):
+            raise ValueError(f"fit must be 'pad' or 'stretch', got {self.fit!r}")
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels must be 'RGB' or 'BGR', got {self.channels!r}")
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean and std take three values, std positive; got {self.mean}, {self.std}")
+
+    def square(self, pixels: Pixels) -> Square:
+        """pixels: uint8 or uint16 [H, W, 1 or 3]. Returns uint8 [size, size, 3], RGB.
+
+        16-bit pixels are taken as n-bit ones, n the fewest bits from 8 to 16 that hold the image's largest value,
+        so that 10- and 12-bit images are not nearly black. Resizing is Pillow's bilinear filter, which averages
+        over all source pixels when it shrinks.
+        """
+        if pixels.dtype == np.uint16:
+            n_bits = max(8, int(pixels.max()).bit_length())
+            pixels = (pixels.astype(np.float32) * (255.0 / (2**n_bits - 1)) + 0.5).astype(np.uint8)
+        elif pixels.dtype != np.uint8:
+            raise TypeError(f"pixels must be uint8 or uint16, got {pixels.dtype}")
+        if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+            raise ValueError(f"pixels must be [H, W, 1 or 3], got {pixels.shape}")
+        height, width = pixels.shape[:2]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        if self.fit == "stretch":
+            width_to, height_to = self.size, self.size
+        else:
+            scale = self.size / max(height, width)
+            width_to, height_to = max(1, round(width * scale)), max(1, round(height * scale))
+        if (width, height) != (width_to, height_to):
+            image = image.resize((width_to, height_to), Image.Resampling.BILINEAR)
+        out = np.zeros((self.size, self.size, 3), np.uint8)
+        top, left = (self.size - height_to) // 2, (self.size - width_to) // 2
+        resized = np.asarray(image)
+        out[top : top + height_to, left : left + width_to] = resized[..., None] if resized.ndim == 2 else resized
+        return out
+
+    def normalise(self, squares: Square) -> Floats:
+        """squares: uint8 [B, size, size, 3] (RGB). Returns float32 [B, 3, size, size], contiguous."""
+        values = squares[..., ::-1] if self.channels == "BGR" else squares
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        normal: Floats = (values.astype(np.float32) - mean) / std
+        return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))  # [B, S, S, 3] -> [B, 3, S, S]
+
+    def __call__(self, pixels: Pixels) -> Floats:
+        """pixels: uint8 or uint16 [H, W, 1 or 3]. Returns float32 [3, size, size]."""
+        batch = self.normalise(self.square(pixels)[None])
+        return batch.reshape(batch.shape[1:])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the weights file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`. Raises TypeError or ValueError on unknown or unusable values."""
+        return cls(**values)

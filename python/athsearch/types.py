@@ -1,0 +1,96 @@
+"""What more than one room speaks of: array types, masks, and the one ragged result of every search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words: TypeAlias = NDArray[np.uint64]  # [n_codes, n_words], bit i of a code is bit i % 64 of word i // 64
+Ids: TypeAlias = NDArray[np.int64]
+Distances: TypeAlias = NDArray[np.int32]
+Bools: TypeAlias = NDArray[np.bool_]
+Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]  # [H, W, 1 or 3]
+Square: TypeAlias = NDArray[np.uint8]  # [size, size, 3] or [B, size, size, 3]
+Floats: TypeAlias = NDArray[np.float32]
+AnyArray: TypeAlias = NDArray[Any]
+
+
+class Neighbour(NamedTuple):
+    """One case near a query."""
+
+    id: int
+    distance: int
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """Answers to q queries, each as long as it is: query i has ids[offsets[i] : offsets[i + 1]].
+
+    offsets: int64 [q + 1]; ids: int64 [n]; distances: int32 [n], bits that differ. Each answer is ordered by
+    (distance, id). ties: int64 [q] when they were counted: how many searchable cases lie at exactly the distance of the
+    answer's last neighbour, that one included; 0 for an empty answer.
+    """
+
+    offsets: Ids
+    ids: Ids
+    distances: Distances
+    ties: Ids | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, query: int) -> list[Neighbour]:
+        """The neighbours of one query."""
+        if not -len(self) <= query < len(self):
+            raise IndexError(f"query {query} of {len(self)}")
+        query %= len(self)
+        rows = slice(self.offsets[query], self.offsets[query + 1])
+        return [Neighbour(*pair) for pair in zip(self.ids[rows].tolist(), self.distances[rows].tolist(), strict=True)]
+
+    def dense(self, k: int) -> tuple[Ids, Distances, Ids]:
+        """(ids int64 [q, k], distances int32 [q, k], counts int64 [q]): the first k of each answer.
+
+        Only the first counts[i] places of row i hold an answer; the rest are zero and mean nothing.
+        """
+        if k < 0:
+            raise ValueError(f"k must not be negative, got {k}")
+        counts = np.minimum(np.diff(self.offsets), k)
+        filled = np.arange(k) < counts[:, None]  # [q, k]
+        source = (self.offsets[:-1, None] + np.arange(k))[filled]
+        ids, distances = np.zeros(filled.shape, np.int64), np.zeros(filled.shape, np.int32)
+        ids[filled], distances[filled] = self.ids[source], self.distances[source]
+        return ids, distances, counts
+
+
+class Mask:
+    """Which rows may be returned: one bit a row.
+
+    words: uint64 [ceil(n_rows / 64)], row r at bit r % 64 of word r // 64.
+    """
+
+    __slots__ = ("n_rows", "words")
+
+    def __init__(self, words: NDArray[np.uint64], n_rows: int) -> None:
+        if words.dtype != np.uint64 or words.shape != ((n_rows + 63) // 64,):
+            raise ValueError(
+                f"words must be uint64 [{(n_rows + 63) // 64}] for {n_rows} rows, got {words.dtype} {list(words.shape)}"
+            )
+        self.words = words
+        self.n_rows = n_rows
+
+    @classmethod
+    def from_bools(cls, allowed: Bools) -> Mask:
+        """allowed: bool [n_rows], True = may be returned."""
+        if allowed.dtype != np.bool_ or allowed.ndim != 1:
+            raise TypeError(f"allowed must be bool [n_rows], got {allowed.dtype} {list(allowed.shape)}")
+        packed = np.zeros((len(allowed) + 63) // 64 * 8, np.uint8)
+        packed[: (len(allowed) + 7) // 8] = np.packbits(allowed, bitorder="little")
+        return cls(packed.view("<u8").astype(np.uint64, copy=False), len(allowed))
+
+    def to_bools(self) -> Bools:
+        """bool [n_rows]."""
+        packed = self.words.astype("<u8", copy=False).view(np.uint8)
+        return np.unpackbits(packed, count=self.n_rows, bitorder="little").astype(np.bool_)

@@ -1,0 +1,30 @@
+"""The C++ core under sanitizers, every kernel's source included, whatever this machine's CPU."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [
+    ROOT / "tests/csrc/test_scanner.cpp",
+    ROOT / "csrc/scanner.cpp",
+    *sorted((ROOT / "csrc/kernels").glob("*.cpp")),
+]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler on the path")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_core_is_right_and_clean_under_sanitizers(sanitizer: str, tmp_path: Path) -> None:
+    program = tmp_path / "test_scanner"
+    build = [
+        *("c++", "-std=c++17", "-O2", "-g", "-pthread", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"),
+        # The kernels' own #include <immintrin.h> finds the portable stand-in first.
+        *("-I", str(ROOT / "tests/csrc/portable_intrinsics"), *map(str, SOURCES), "-o", str(program)),
+    ]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    run = subprocess.run([program], check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,168 @@
+"""Every index in the registry against a plain NumPy search, on every kernel this machine runs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from athsearch import _scan
+from athsearch.codes import Codes
+from athsearch.errors import KernelUnavailable, ModelMismatch
+from athsearch.index import INDEXES, FlatIndex, open_index
+from athsearch.types import AnyArray, Bools, Ids, Mask, Neighbors
+
+BITS = (1, 7, 12, 36, 48, 63, 64, 65, 128, 512)
+N_CODES = (0, 1, 7, 8, 9, 4095, 4097)
+
+
+def random_codes(n_codes: int, bits: int, seed: int, flip: float = 0.5) -> Codes:
+    """Codes around five centres, with bits flipped at the rate `flip`: full of ties and duplicates when it is small."""
+    centres = np.random.default_rng(0).random((5, bits)) < 0.5
+    rng = np.random.default_rng(seed)
+    return Codes.from_bits(centres[rng.integers(0, 5, n_codes)] ^ (rng.random((n_codes, bits)) < flip))
+
+
+def all_distances(codes: Codes, queries: Codes) -> AnyArray:
+    """int [q, n_codes], the slow and obvious way."""
+    return np.bitwise_count(codes.words[None] ^ queries.words[:, None]).sum(axis=2, dtype=np.int64)
+
+
+def expected(codes: Codes, queries: Codes, ids: Ids, allowed: Bools, k: int | None, radius: int) -> list[list[object]]:
+    answers: list[list[object]] = []
+    for distances in all_distances(codes, queries):
+        rows = np.flatnonzero(allowed & (distances <= radius))
+        rows = rows[np.argsort(distances[rows], kind="stable")][:k]
+        answers.append(list(zip(ids[rows].tolist(), distances[rows].tolist(), strict=True)))
+    return answers
+
+
+def answers(found: Neighbors) -> list[list[object]]:
+    return [list(found[query]) for query in range(len(found))]
+
+
+def assert_same(found: Neighbors, truth: Neighbors) -> None:
+    for field in ("offsets", "ids", "distances", "ties"):
+        assert np.array_equal(getattr(found, field), getattr(truth, field))
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+@pytest.mark.parametrize("n_codes", N_CODES)
+@pytest.mark.parametrize("bits", BITS)
+def test_search_and_within_equal_numpy(kernel: str, kind: str, bits: int, n_codes: int) -> None:
+    codes, queries = random_codes(n_codes, bits, 1), random_codes(5, bits, 2)
+    index, ids, everyone = open_index(kind, codes), np.arange(n_codes), np.ones(n_codes, np.bool_)
+    for k in (1, 10, n_codes + 1):
+        assert answers(index.search(queries, k)) == expected(codes, queries, ids, everyone, k, bits)
+    for radius in (0, bits // 3, bits):
+        assert answers(index.within(queries, radius)) == expected(codes, queries, ids, everyone, None, radius)
+
+
+@pytest.mark.parametrize("bits", [b for b in BITS if b % 8 == 0])
+@pytest.mark.parametrize("n_codes", [n for n in N_CODES if n])
+def test_flat_equals_faiss(kernel: str, bits: int, n_codes: int) -> None:
+    codes, queries, k = random_codes(n_codes, bits, 3, 0.2), random_codes(7, bits, 4, 0.2), 10
+    oracle = faiss.IndexBinaryFlat(bits)
+    oracle.add(np.ascontiguousarray(codes.to_bytes()))
+    faiss_distances, faiss_ids = oracle.search(np.ascontiguousarray(queries.to_bytes()), k)
+    ids, distances, counts = FlatIndex(codes).search(queries, k).dense(k)
+    for query, count in enumerate(counts):
+        assert distances[query, :count].tolist() == faiss_distances[query, :count].tolist()
+        # FAISS orders ties as it likes, so ids must agree below the k-th distance only.
+        below = distances[query, :count] < distances[query, count - 1]
+        faiss_below = faiss_ids[query, :count][faiss_distances[query, :count] < distances[query, count - 1]]
+        assert set(ids[query, :count][below].tolist()) == set(faiss_below.tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(INDEXES)),
+    kernel_name=st.sampled_from(_scan.kernel_names()),
+    bits=st.sampled_from(BITS),
+    n_codes=st.integers(0, 700),
+    k=st.integers(1, 800),
+    flip=st.sampled_from([0.0, 0.02, 0.5]),
+    allowed_share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_masked_search_is_a_stable_sort_by_distance_and_id(
+    kind: str, kernel_name: str, bits: int, n_codes: int, k: int, flip: float, allowed_share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes, queries = random_codes(n_codes, bits, seed, flip), random_codes(3, bits, seed + 1, flip)
+    ids = np.cumsum(rng.integers(1, 5, n_codes))
+    allowed = rng.random(n_codes) < allowed_share
+    index = open_index(kind, codes, ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATHSEARCH_KERNEL", kernel_name)
+        found = index.search(queries, k, mask=allowed, count_ties=True)
+        near = index.within(queries, bits // 4, mask=Mask.from_bools(allowed))
+    assert answers(found) == expected(codes, queries, ids, allowed, k, bits)
+    assert answers(near) == expected(codes, queries, ids, allowed, None, bits // 4)
+    assert found.ties is not None
+    for query, distances in enumerate(all_distances(codes, queries)):
+        answer = found[query]
+        assert found.ties[query] == (np.count_nonzero(distances[allowed] == answer[-1].distance) if answer else 0)
+
+
+@pytest.mark.parametrize("bits", [36, 64, 200])
+def test_answers_do_not_depend_on_threads_or_segments(kernel: str, bits: int) -> None:
+    # Enough work that the threads asked for are really started.
+    codes, queries = random_codes(300_000, bits, 5, 0.1), random_codes(12, bits, 6, 0.1)
+    allowed = np.random.default_rng(7).random(len(codes)) < 0.3
+    whole = FlatIndex(codes)
+    cuts = [0, 1, 1, 100_003, 299_999, 300_000]
+    split = FlatIndex([codes[begin:end] for begin, end in pairwise(cuts)])
+    for mask in (None, allowed):
+        truth = whole.search(queries, 50, mask, threads=1, count_ties=True)
+        near = whole.within(queries, bits // 7, mask, threads=1)
+        assert len(near.ids) > 1000
+        for index in (whole, split):
+            for threads in (1, 2, 3, 8):
+                assert_same(index.search(queries, 50, mask, threads, count_ties=True), truth)
+                assert_same(index.within(queries, bits // 7, mask, threads), near)
+
+
+def test_a_mapped_file_is_searched_in_place(tmp_path: object) -> None:
+    codes, queries = random_codes(1000, 64, 8), random_codes(3, 64, 9)
+    np.save(f"{tmp_path}/codes.npy", codes.words)
+    mapped = np.load(f"{tmp_path}/codes.npy", mmap_mode="r")
+    index = FlatIndex(Codes(mapped, 64))
+    assert answers(index.search(queries)) == answers(FlatIndex(codes).search(queries))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    codes, queries = random_codes(9, 64, 10), random_codes(2, 64, 11)
+    index = FlatIndex(codes)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        index.search(queries, 0)
+    with pytest.raises(ValueError, match="radius must not be negative"):
+        index.within(queries, -1)
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        index.search(queries, threads=0)
+    with pytest.raises(ValueError, match="8 rows, the index has 9"):
+        index.search(queries, mask=np.ones(8, np.bool_))
+    with pytest.raises(ModelMismatch, match="64-bit codes, the query 36"):
+        index.search(random_codes(1, 36, 1))
+    with pytest.raises(ValueError, match="row 2 has 5 after 5"):
+        FlatIndex(codes[:3], np.array([1, 5, 5]))
+    with pytest.raises(ValueError, match=r"\[9\], one a code, got \[2\]"):
+        FlatIndex(codes, np.array([1, 2]))
+    with pytest.raises(ValueError, match="known: flat"):
+        open_index("nonsense", codes)
+
+
+def test_no_queries_give_no_answers() -> None:
+    found = FlatIndex(random_codes(9, 64, 12)).search(random_codes(0, 64, 13))
+    assert len(found) == 0
+    assert found.dense(3)[0].shape == (0, 3)
+
+
+def test_an_unknown_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATHSEARCH_KERNEL", "sse9")
+    with pytest.raises(KernelUnavailable, match=r"'sse9'.*available: .*scalar"):
+        FlatIndex(random_codes(9, 64, 14)).search(random_codes(1, 64, 15))

@@ -1,0 +1,47 @@
+"""Neighbors and Mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from athsearch.types import Mask, Neighbors
+
+
+def found() -> Neighbors:
+    return Neighbors(
+        np.array([0, 2, 2, 5]), np.array([7, 3, 1, 2, 9]), np.array([0, 4, 1, 1, 6], np.int32), np.array([1, 0, 1])
+    )
+
+
+def test_each_answer_is_as_long_as_it_is() -> None:
+    assert len(found()) == 3
+    assert found()[0] == [(7, 0), (3, 4)]
+    assert found()[1] == []
+    assert found()[-1] == [(1, 1), (2, 1), (9, 6)]
+    with pytest.raises(IndexError, match="query 3 of 3"):
+        found()[3]
+
+
+def test_dense_fills_only_the_places_it_counts() -> None:
+    ids, distances, counts = found().dense(2)
+    assert ids.tolist() == [[7, 3], [0, 0], [1, 2]]
+    assert distances.tolist() == [[0, 4], [0, 0], [1, 1]]
+    assert counts.tolist() == [2, 0, 2]
+    assert found().dense(4)[2].tolist() == [2, 0, 3]
+    assert found().dense(0)[0].shape == (3, 0)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 63, 64, 65, 200])
+def test_mask_survives_the_round_trip(n_rows: int) -> None:
+    allowed = np.random.default_rng(n_rows).random(n_rows) < 0.5
+    mask = Mask.from_bools(allowed)
+    assert np.array_equal(mask.to_bools(), allowed)
+    assert mask.words.shape == ((n_rows + 63) // 64,)
+
+
+def test_mask_refuses_other_shapes_and_types() -> None:
+    with pytest.raises(TypeError, match="bool"):
+        Mask.from_bools(np.zeros(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\[2\] for 65 rows"):
+        Mask(np.zeros(1, np.uint64), 65)
