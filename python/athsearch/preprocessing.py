@@ -6,6 +6,7 @@ Two steps, so that training can keep the first one's result in memory as bytes a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,6 +36,8 @@ class Preprocessing:
     std: tuple[float, float, float] = (63.75, 63.75, 63.75)
 
     def __post_init__(self) -> None:
+        if type(self.size) is not int:
+            raise TypeError(f"size must be an int, got {self.size!r}")
         if self.size < SMALLEST_SIZE or self.size % 8:
             raise ValueError(f"size must be at least {SMALLEST_SIZE} and divisible by 8, got {self.size}")
         if self.fit not in ("pad", "stretch"):
@@ -43,8 +46,9 @@ class Preprocessing:
             raise ValueError(f"channels must be 'RGB' or 'BGR', got {self.channels!r}")
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std take three values, std positive; got {self.mean}, {self.std}")
+        usable = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, self.mean + self.std))
+        if not usable or min(self.std) <= 0:
+            raise ValueError(f"mean and std take three finite values, std positive; got {self.mean}, {self.std}")
 
     def square(self, pixels: Pixels) -> Square:
         """pixels: uint8 or uint16 [H, W, 1 or 3]. Returns uint8 [size, size, 3], RGB.
@@ -53,13 +57,13 @@ class Preprocessing:
         so that 10- and 12-bit images are not nearly black. Resizing is Pillow's bilinear filter, which averages
         over all source pixels when it shrinks.
         """
-        if pixels.dtype == np.uint16:
-            n_bits = max(8, int(pixels.max()).bit_length())
-            pixels = (pixels.astype(np.float32) * (255.0 / (2**n_bits - 1)) + 0.5).astype(np.uint8)
-        elif pixels.dtype != np.uint8:
+        if pixels.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"pixels must be uint8 or uint16, got {pixels.dtype}")
         if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
             raise ValueError(f"pixels must be [H, W, 1 or 3], got {pixels.shape}")
+        if pixels.dtype == np.uint16:
+            n_bits = max(8, int(pixels.max()).bit_length())
+            pixels = (pixels.astype(np.float32) * (255.0 / (2**n_bits - 1)) + 0.5).astype(np.uint8)
         height, width = pixels.shape[:2]
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         if self.fit == "stretch":

@@ -1,0 +1,93 @@
+"""Labelled sources of images: a folder tree, a CSV manifest or a MedMNIST npz; splits keep a patient on one side."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from .. import images
+from ..errors import SourceError
+from . import folder, manifest, npz
+from .source import SPLITS, Item, Source, Value, read_image, read_pixels
+
+__all__ = ["SPLITS", "Item", "Source", "Value", "open_source", "read_image", "read_pixels"]
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    patient_pattern: str | None = None,
+    path_column: str = "path",
+    label_column: str | None = "label",
+    patient_column: str | None = "patient",
+    split_column: str | None = "split",
+) -> Source:
+    """Open a folder, a manifest, a MedMNIST file or a single image. No image is read; a manifest's are not looked for.
+
+    Folder: `class/.../file`, or `split/class/.../file` if every top folder with images is named like a split (train,
+    training, val, valid, validation, test, testing, in any case). An image beside the class folders has no label, so a
+    flat folder is an unlabelled source. Links are followed. Items are sorted by source.
+
+    Manifest: UTF-8 with a header row; commas in .csv, tabs in .tsv. Items stand in its order. Paths are relative to the
+    manifest's folder, or absolute and below it. The columns of path and label must be there, those of patient and split
+    only if another name than the usual one is given; None or "" instead of a name: there is no such column. Empty cells
+    mean "not known". The further columns that have a name become the record: int or float where all values of the
+    column are plain numbers that survive the way there and back ("007" does not), text otherwise.
+
+    MedMNIST npz: arrays `{train,val,test}_images`, uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3] from 8 x 8, and
+    `{train,val,test}_labels`, integers [N] or [N, 1]. Whole splits may be missing. A label is the number as text.
+
+    patient_pattern: a regular expression, searched in an item's whole source. Its group named "patient", or else its
+    first group, is the patient of items whose manifest names none; where it does not match, there is none.
+
+    Raises SourceError, naming file and row, if the source is not such or holds no images; ValueError if the pattern is
+    not a regular expression with a group.
+    """
+    find_patient = None if patient_pattern is None else _patient_finder(patient_pattern)
+    whole = Path(os.path.abspath(path))
+    suffix = whole.suffix.lower()
+    if not os.path.exists(whole):
+        raise SourceError(f"{whole}: no such file or folder")
+    if os.path.isdir(whole):
+        source = folder.read(whole)
+    elif suffix in (".csv", ".tsv"):
+        source = manifest.read(whole, path_column, label_column, patient_column, split_column)
+    elif suffix == ".npz":
+        source = _open_npz(whole)
+    elif images.is_image(whole.name):
+        source = Source(whole.parent, (Item(whole.name),))
+    else:
+        raise SourceError(f"{whole}: not a folder, a .csv or .tsv manifest, a MedMNIST .npz or an image")
+    if find_patient is None:
+        return source
+    found = (item if item.patient else replace(item, patient=find_patient(item.source)) for item in source.items)
+    return replace(source, items=tuple(found))
+
+
+def _open_npz(path: Path) -> Source:
+    labels, others = npz.read_labels(path, SPLITS)
+    items = (
+        Item(f"{path.name}/{split}/{place:05d}", label, None, split)
+        for split in labels
+        for place, label in enumerate(labels[split])
+    )
+    return Source(path.parent, tuple(items), tuple(f"{path.name}/{name}" for name in others))
+
+
+def _patient_finder(pattern: str) -> Callable[[str], str | None]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"patient_pattern {pattern!r} is not a regular expression: {error}") from error
+    if not compiled.groups:
+        raise ValueError(f"patient_pattern {pattern!r} has no group; mark the patient, as in '(\\d+)_left'")
+    group = compiled.groupindex.get("patient", 1)
+
+    def find(source: str) -> str | None:
+        match = compiled.search(source)
+        return (match[group] or None) if match else None
+
+    return find

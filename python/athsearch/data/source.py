@@ -1,0 +1,149 @@
+"""A source: its items, what is asked of them, and the way to their bytes and pixels."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeAlias
+
+from .. import images
+from ..errors import CorruptImage, ImageError, SourceError
+from ..types import Pixels
+from . import npz
+from .division import divide
+
+SPLITS = ("train", "val", "test")
+SPLIT_OF_NAME = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+Value: TypeAlias = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a source.
+
+    source: its path below the source's root, with "/" between folders; "file.npz/train/00017" in a MedMNIST file.
+    label, patient: None if not known. split: "train", "val", "test" or None.
+    record: the further columns of a manifest, without those that are empty here.
+    """
+
+    source: str
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    record: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images and what is known of them. Nothing is decoded before it is asked for.
+
+    root: the folder that every item's source is relative to. items: in a fixed order, each source once.
+    skipped: what the folder or npz holds beside the images: hidden files and folders, other suffixes, links that lead
+    back up, names that are not text, arrays of other names. `split` and `divided` keep it.
+    """
+
+    root: Path
+    items: tuple[Item, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The distinct labels, sorted. Items without one add nothing."""
+        return tuple(sorted({item.label for item in self.items if item.label is not None}))
+
+    @cached_property
+    def splits(self) -> frozenset[str]:
+        """The splits that hold items."""
+        return frozenset(item.split for item in self.items if item.split is not None)
+
+    @cached_property
+    def n_without_patient(self) -> int:
+        """How many items have no patient. Each of them counts as a patient of its own."""
+        return sum(item.patient is None for item in self.items)
+
+    def leaking_patients(self) -> frozenset[str]:
+        """The patients with items in more than one split."""
+        first_split: dict[str, str] = {}
+        return frozenset(
+            item.patient
+            for item in self.items
+            if item.patient is not None
+            and item.split is not None
+            and first_split.setdefault(item.patient, item.split) != item.split
+        )
+
+    def split(self, name: str) -> Source:
+        """The items of one split, in order. Raises SourceError, naming the splits there are, if there is none."""
+        chosen = tuple(item for item in self.items if item.split == name)
+        if not chosen:
+            there = ", ".join(split for split in SPLITS if split in self.splits) or "none"
+            raise SourceError(f"{self.root}: no split {name!r} (there: {there})")
+        return replace(self, items=chosen)
+
+    def divided(self, fractions: Mapping[str, float], seed: int = 0) -> Source:
+        """The same items, each with a split; splits they had are forgotten.
+
+        fractions: split -> its share of the items, above 0, together 1, such as {"train": 0.8, "test": 0.2}.
+        All items of a patient come to one side; an item without patient is a group of its own. Classes, and the items
+        without label, are divided one by one, see `divide`. Seed, groups and labels decide, not the order of items.
+        Raises ValueError if the fractions are not such.
+        """
+        shares = {split: float(fractions[split]) for split in SPLITS if split in fractions}
+        if len(shares) != len(fractions) or not all(0 < share <= 1 for share in shares.values()):
+            raise ValueError(f"fractions must be positive and of {', '.join(SPLITS)}, got {dict(fractions)}")
+        if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
+            raise ValueError(f"fractions must sum to 1, got {dict(fractions)}")
+        sides = divide(((item.label, _group(item)) for item in self.items), shares, seed)
+        return replace(self, items=tuple(replace(item, split=sides[_group(item)]) for item in self.items))
+
+    def read(self, item: Item) -> tuple[bytes, Callable[[], Pixels]]:
+        """An item's bytes and how to decode them, see `read_image`."""
+        return read_image(self.root, item.source)
+
+    def pixels(self, item: Item) -> Pixels:
+        """An item's pixels, see `read_pixels`."""
+        return read_pixels(self.root, item.source)
+
+
+def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Callable[[], Pixels]]:
+    """The bytes of one image, of its file or its part of an npz array, and a function that decodes these very bytes.
+
+    Raises CorruptImage if it is not there (any more), ImageError if the system refuses to read it; the function raises
+    ImageError if they are no usable image.
+    """
+    if npz.names_part(source):
+        pixels = npz.read_part(Path(root), source)
+        return pixels.tobytes(), lambda: pixels
+    try:
+        content = Path(root, source).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CorruptImage(source, f"no such file in {root}") from error
+    except OSError as error:
+        raise ImageError(source, f"cannot be read in {root}: {error.strerror}") from error
+    return content, partial(images.read, content, source)
+
+
+def read_pixels(root: str | os.PathLike[str], source: str) -> Pixels:
+    """The pixels of one image, uint8 or uint16 [H, W, 1 or 3]. Raises ImageError if it is unusable."""
+    _, decode = read_image(root, source)
+    return decode()
+
+
+def _group(item: Item) -> str:
+    """What must stay on one side. The first word keeps a patient from being taken for a source."""
+    return f"source {item.source}" if item.patient is None else f"patient {item.patient}"

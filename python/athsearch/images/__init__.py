@@ -1,0 +1,45 @@
+"""Bytes in, pixels out: one reader a format, chosen by the file name's suffix.
+
+A new format is a module beside this one and a line in `READERS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from ..errors import CorruptImage, UnsupportedImage
+from ..types import Pixels
+from . import pillow
+
+READERS: Mapping[str, Callable[[bytes, str], Pixels]] = {
+    ".bmp": pillow.read,
+    ".jfif": pillow.read,
+    ".jpe": pillow.read,
+    ".jpeg": pillow.read,
+    ".jpg": pillow.read,
+    ".png": pillow.read,
+    ".tif": pillow.read,
+    ".tiff": pillow.read,
+}
+
+
+def is_image(name: str) -> bool:
+    """Whether there is a reader for a file of this name. Case does not matter."""
+    return os.path.splitext(name)[1].lower() in READERS
+
+
+def read(content: bytes, name: str) -> Pixels:
+    """Decode one image.
+
+    content: the whole file. name: its name or path, for the suffix and for errors.
+    Returns uint8 or uint16 [H, W, 1 or 3], grey or RGB, at least 8 x 8.
+    Raises UnsupportedImage if the image is sound but of a kind or size we refuse (an unknown suffix too),
+    CorruptImage if it is empty, truncated or not what its name says. Either carries `name`.
+    """
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in READERS:
+        raise UnsupportedImage(name, f"suffix {suffix!r} is not one of {' '.join(READERS)}")
+    if not content:
+        raise CorruptImage(name, "the file is empty")
+    return READERS[suffix](content, name)
