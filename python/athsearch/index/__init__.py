@@ -9,6 +9,8 @@ from ..types import Ids
 from .base import Index
 from .flat import FlatIndex
 
+__all__ = ["INDEXES", "FlatIndex", "Index", "open_index"]
+
 INDEXES: dict[str, Callable[[Codes, Ids | None], Index]] = {
     "flat": FlatIndex,
 }

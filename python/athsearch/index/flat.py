@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import _scan
 from ..codes import Codes, check_same_model
+from ..parallel import n_processors
 from ..types import Bools, Ids, Mask, Neighbors
 
 
@@ -114,8 +114,7 @@ def _checked_ids(ids: Ids, n_codes: int) -> Ids:
 
 def _n_threads(threads: int | None) -> int:
     if threads is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return n_processors()
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     return threads

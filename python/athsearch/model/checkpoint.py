@@ -1,0 +1,164 @@
+"""Weights files: a network's tensors and everything needed to use them, as one safetensors file.
+
+The file's metadata holds one JSON text under "athsearch": the ModelDescription, the format, the model's identity and
+the library versions it was written with. Needs no torch unless a network is built. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..errors import CheckpointError
+from ..files import replacing
+from ..preprocessing import Preprocessing
+from ..types import AnyArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+METADATA_NAME = "athsearch"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a weights file says of its network.
+
+    network: name in model.network.NETWORKS. bits: code length. classes: labels, in the order of the class layer.
+    recipe, settings: how it was trained. training: summary figures of that training.
+    """
+
+    network: str
+    bits: int
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides codes, beside the tensors."""
+        return {"network": self.network, "bits": self.bits, "preprocessing": self.preprocessing.to_dict()}
+
+
+def model_id(description: ModelDescription, tensors: Mapping[str, AnyArray]) -> str:
+    """16 hexadecimal digits that change with anything that decides codes: network, preprocessing or any weight."""
+    return _digest(json.dumps(description.identity(), sort_keys=True), tensors)[:16]
+
+
+def tensors_of(network: nn.Module) -> dict[str, AnyArray]:
+    """The network's parameters and buffers as NumPy arrays on the CPU."""
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file as read. tensors: the network's; extras: further arrays stored beside them, by name."""
+
+    description: ModelDescription
+    model_id: str
+    tensors: Mapping[str, AnyArray]
+    extras: Mapping[str, AnyArray]
+    versions: Mapping[str, str]
+
+
+def save_weights(
+    path: Path,
+    description: ModelDescription,
+    tensors: Mapping[str, AnyArray],
+    extras: Mapping[str, AnyArray],
+    versions: Mapping[str, str],
+) -> None:
+    """Writes a weights file, whole or not at all. Raises OSError where the place cannot be written."""
+    header = {
+        "format": FORMAT,
+        "model_id": model_id(description, tensors),
+        "extras_sha256": _digest("extras", extras),
+        **description.identity(),
+        "classes": description.classes,
+        "recipe": description.recipe,
+        "settings": dict(description.settings),
+        "training": dict(description.training),
+        "versions": dict(versions),
+    }
+    arrays = {f"network.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    arrays |= {f"extra.{name}": np.ascontiguousarray(tensor) for name, tensor in extras.items()}
+    try:
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata={METADATA_NAME: json.dumps(header)})
+    except SafetensorError as error:  # what its own writing code makes of a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Reads a weights file. Raises CheckpointError when it is missing, damaged, not ours, or of another format."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if METADATA_NAME not in metadata:
+                raise CheckpointError(f"{path}: a safetensors file, but not of athsearch")
+            header = json.loads(metadata[METADATA_NAME])
+            if header.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path}: weights of format {header.get('format')}, this version reads format {FORMAT}; "
+                    "use the athsearch that wrote them, or a newer one"
+                )
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = ModelDescription(
+            network=header["network"],
+            bits=header["bits"],
+            classes=tuple(header["classes"]),
+            preprocessing=Preprocessing.from_dict(header["preprocessing"]),
+            recipe=header["recipe"],
+            settings=header["settings"],
+            training=header["training"],
+        )
+        tensors = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
+        extras = {name.removeprefix("extra."): a for name, a in arrays.items() if name.startswith("extra.")}
+        stated, versions = (header["model_id"], header["extras_sha256"]), header["versions"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such weights file") from error
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError, IsADirectoryError) as error:
+        raise CheckpointError(f"{path}: not a readable weights file ({type(error).__name__}: {error})") from error
+    if (model_id(description, tensors), _digest("extras", extras)) != stated:
+        raise CheckpointError(f"{path}: damaged: its tensors are not those it was written with")
+    return WeightsFile(description, stated[0], tensors, extras, versions)
+
+
+def build_network(weights: WeightsFile, path: object) -> nn.Module:
+    """The network with its weights, in eval mode. Raises CheckpointError, naming `path`, when they do not fit."""
+    import torch
+
+    from .network import NETWORKS
+
+    description = weights.description
+    if description.network not in NETWORKS:
+        raise CheckpointError(f"{path}: unknown network {description.network!r}; known: {', '.join(NETWORKS)}")
+    # The weights drawn here are replaced at once; the caller's random state must not notice.
+    with torch.random.fork_rng(devices=[]):
+        network = NETWORKS[description.network](
+            description.preprocessing.size, description.bits, max(1, len(description.classes))
+        )
+    try:
+        network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.tensors.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: tensors do not fit network {description.network!r}: {error}") from error
+    return network.eval()
+
+
+def _digest(start: str, tensors: Mapping[str, AnyArray]) -> str:
+    digest = hashlib.sha256(start.encode())
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape} ".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""The networks that turn an image into logits: the published one, and a somewhat larger one for the default recipe."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..codes import n_words_for
+from ..preprocessing import SMALLEST_SIZE
+
+
+class Output(NamedTuple):
+    """What a network makes of a batch.
+
+    logits: float [B, bits], bit = logit > 0. class_logits: float [B, n_classes].
+    attention: float [B, 1, h, w], from 0 to 1, on a grid coarser than the image: where the network looked.
+    """
+
+    logits: Tensor
+    class_logits: Tensor
+    attention: Tensor
+
+
+class ResidualBlock(nn.Module):
+    """relu(BN(conv(relu(BN(conv(x))))) + BN(conv(x))), no biases, stride 2; 3x3 but for the shortcut's kernel."""
+
+    def __init__(self, n_in: int, n_out: int, shortcut_kernel: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(n_out)
+        self.second = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(n_out)
+        self.shortcut = nn.Conv2d(n_in, n_out, shortcut_kernel, stride=2, padding=shortcut_kernel // 2, bias=False)
+        self.shortcut_norm = nn.BatchNorm2d(n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float [B, n_in, H, W]. Returns [B, n_out, H / 2, W / 2], rounded up."""
+        inner = functional.relu(self.first_norm(self.first(x)))
+        return functional.relu(self.second_norm(self.second(inner)) + self.shortcut_norm(self.shortcut(x)))
+
+
+class SpatialAttention(nn.Module):
+    """A(x) = sigmoid(conv3x3([mean over channels, max over channels])), without bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float [B, C, H, W]. Returns [B, 1, H, W], from 0 to 1. Of equal channels the lowest is the maximum."""
+        mean = x.mean(dim=1, keepdim=True)
+        maximum = x.max(dim=1, keepdim=True).values
+        attention: Tensor = torch.sigmoid(self.conv(torch.cat([mean, maximum], dim=1)))
+        return attention
+
+
+class ATHNet(nn.Module):
+    """ATH as published (Fang, Fu, Liu, Medical Image Analysis 69, 2021, 101981).
+
+    48,394 parameters at 256 px, 36 bits and 5 classes. The hash layer and the class layer stand side by side on the
+    same size^2 / 64 values of a single channel.
+    size: pixels, from 64, divisible by 8. bits: 1 to 4096. n_classes: from 1. Raises ValueError otherwise.
+    Weights are drawn from torch's generator by Xavier's normal rule; biases start at zero.
+    """
+
+    def __init__(self, size: int, bits: int, n_classes: int) -> None:
+        super().__init__()
+        _check(size, bits, n_classes)
+        self.size = size
+        self.first = ResidualBlock(3, 16, shortcut_kernel=3)
+        self.first_pool = nn.MaxPool2d(3, stride=1, padding=1)
+        self.attention = SpatialAttention()
+        self.second = ResidualBlock(16, 8, shortcut_kernel=3)
+        self.second_pool = nn.AvgPool2d(3, stride=1, padding=1)
+        self.third = ResidualBlock(8, 1, shortcut_kernel=3)
+        n_features = (size // 8) ** 2
+        self.hash_layer = nn.Linear(n_features, bits)
+        self.class_layer = nn.Linear(n_features, n_classes)
+        _draw_weights(self)
+
+    def forward(self, x: Tensor) -> Output:
+        """x: float [B, 3, size, size]. The attention map is size / 2 wide."""
+        _check_input(x, self.size)
+        x = self.first_pool(self.first(x))  # at 256 px: [B, 3, 256, 256] -> [B, 16, 128, 128]
+        attention = self.attention(x)  # [B, 1, 128, 128]
+        x = self.second_pool(self.second(x * attention))  # -> [B, 8, 64, 64]
+        features = self.third(x).flatten(1)  # -> [B, 1, 32, 32] -> [B, 1024]
+        return Output(self.hash_layer(features), self.class_layer(features), attention)
+
+
+class ResidualATHNet(nn.Module):
+    """ATH's parts, rearranged: attention after every stage as x (1 + A(x)), which cannot switch a signal off, average
+    pooling of 128 channels instead of one channel flattened, and the class layer on the code.
+
+    The code is u = BN(W z) without affine parameters, so that each bit is set for about half of all images (Hoe et al.,
+    One loss for all: deep hashing with a single cosine similarity based learning objective, NeurIPS 2021). The class
+    layer sees u at length sqrt(bits), the length of a code of +1 and -1.
+    Parameters and errors as for ATHNet.
+    """
+
+    def __init__(self, size: int, bits: int, n_classes: int) -> None:
+        super().__init__()
+        _check(size, bits, n_classes)
+        self.size = size
+        self.stem = nn.Conv2d(3, 24, 3, stride=2, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(24)
+        self.first, self.first_attention = ResidualBlock(24, 32, shortcut_kernel=1), SpatialAttention()
+        self.second, self.second_attention = ResidualBlock(32, 64, shortcut_kernel=1), SpatialAttention()
+        self.third, self.third_attention = ResidualBlock(64, 128, shortcut_kernel=1), SpatialAttention()
+        self.hash_layer = nn.Linear(128, bits, bias=False)
+        self.hash_norm = nn.BatchNorm1d(bits, affine=False)
+        self.class_layer = nn.Linear(bits, n_classes)
+        _draw_weights(self)
+
+    def forward(self, x: Tensor) -> Output:
+        """x: float [B, 3, size, size]. The attention map is that of the second stage, size / 8 wide."""
+        _check_input(x, self.size)
+        x = x.contiguous(memory_format=torch.channels_last)  # a third faster on CPUs
+        x = functional.relu(self.stem_norm(self.stem(x)))  # at 96 px: [B, 3, 96, 96] -> [B, 24, 48, 48]
+        x = self.first(x)  # -> [B, 32, 24, 24]
+        x = x * (1 + self.first_attention(x))
+        x = self.second(x)  # -> [B, 64, 12, 12]
+        attention = self.second_attention(x)
+        x = self.third(x * (1 + attention))  # -> [B, 128, 6, 6]
+        x = x * (1 + self.third_attention(x))
+        logits = self.hash_norm(self.hash_layer(x.mean(dim=(2, 3))))  # -> [B, 128] -> [B, bits]
+        code = functional.normalize(logits) * logits.shape[1] ** 0.5
+        return Output(logits, self.class_layer(code), attention)
+
+
+NETWORKS: dict[str, type[ATHNet] | type[ResidualATHNet]] = {"ath-s": ATHNet, "ath-m": ResidualATHNet}
+
+
+def _check(size: int, bits: int, n_classes: int) -> None:
+    if size < SMALLEST_SIZE or size % 8:
+        raise ValueError(f"size must be at least {SMALLEST_SIZE} and divisible by 8, got {size}")
+    if n_classes < 1:
+        raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+    n_words_for(bits)  # raises where no code can be that long
+
+
+def _check_input(x: Tensor, size: int) -> None:
+    if x.ndim != 4 or x.shape[1:] != (3, size, size):
+        raise ValueError(f"expected a batch [B, 3, {size}, {size}], got {list(x.shape)}")
+
+
+def _draw_weights(network: nn.Module) -> None:
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.xavier_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

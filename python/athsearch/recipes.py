@@ -1,0 +1,125 @@
+"""What a training run is told to do: its settings, and the recipes they start from. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .codes import n_words_for
+from .preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything, beside the images, that decides what comes out. Start from a recipe: `recipe_settings`.
+
+    network, loss: names in model.network.NETWORKS and model.losses.LOSSES. bits: code length.
+    size: side of the network's input in pixels. batch: images a step, or triplets for a loss on triplets.
+    scaling: "centred" (RGB, aspect ratio kept, about -2..2) or "raw" (BGR, stretched, 0..255).
+    lr, schedule: Adam's rate, "constant" or "cosine" (with a short rise before). weight_decay: decoupled.
+    average: decay of the running mean of weights, which is what is kept; 0 keeps the weights themselves.
+    class_power: 1 shows classes in proportion to their sizes, 0 equally often (losses on balanced batches only).
+    flips: "auto" (both ways, but for grey images, radiographs most likely, left to right only), "both", "horizontal"
+    or "none". augment: whether images are varied at all.
+    validation_share: of the training images, held out where the source has no "val" split, to choose the epoch whose
+    weights are kept; 0 holds none out and keeps the epoch with the lowest training loss.
+    Raises ValueError for values that cannot be.
+    """
+
+    recipe: str
+    network: str
+    loss: str
+    scaling: str
+    bits: int
+    size: int
+    epochs: int
+    batch: int
+    lr: float
+    schedule: str
+    weight_decay: float
+    average: float
+    class_power: float
+    augment: bool
+    flips: str
+    validation_share: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("scaling", ("centred", "raw")),
+            ("schedule", ("constant", "cosine")),
+            ("flips", ("auto", "both", "horizontal", "none")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        for name, lowest, highest in (
+            ("epochs", 1, math.inf),
+            ("batch", 4, math.inf),
+            ("seed", 0, math.inf),
+            ("weight_decay", 0, math.inf),
+            ("average", 0, 0.9999),
+            ("class_power", 0, 1),
+            ("validation_share", 0, 0.5),
+        ):
+            if not lowest <= getattr(self, name) <= highest:
+                raise ValueError(f"{name} must be from {lowest} to {highest}, got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        n_words_for(self.bits)
+        self.preprocessing()
+
+    def preprocessing(self) -> Preprocessing:
+        """How images become the network's input."""
+        if self.scaling == "raw":
+            return Preprocessing(self.size, "stretch", "BGR", mean=(0, 0, 0), std=(1, 1, 1))
+        return Preprocessing(self.size)
+
+
+RECIPES: dict[str, TrainingSettings] = {
+    # As published, to the letter, except that codes are always made with BatchNorm in eval mode.
+    "paper": TrainingSettings(
+        recipe="paper",
+        network="ath-s",
+        loss="triplet-class",
+        scaling="raw",
+        bits=36,
+        size=256,
+        epochs=50,
+        batch=10,
+        lr=1e-3,
+        schedule="constant",
+        weight_decay=0.0,
+        average=0.0,
+        class_power=1.0,
+        augment=False,
+        flips="none",
+        validation_share=0.0,
+    ),
+    "default": TrainingSettings(
+        recipe="default",
+        network="ath-m",
+        loss="centre-triplet",
+        scaling="centred",
+        bits=32,
+        size=96,
+        epochs=30,
+        batch=32,
+        lr=2e-3,
+        schedule="cosine",
+        weight_decay=5e-4,
+        average=0.99,
+        class_power=0.25,
+        augment=True,
+        flips="auto",
+        validation_share=0.15,
+    ),
+}
+
+
+def recipe_settings(recipe: str, **changes: Any) -> TrainingSettings:
+    """A recipe with some settings changed. Raises ValueError for an unknown recipe or unusable value."""
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {recipe!r}")
+    return dataclasses.replace(RECIPES[recipe], **changes)

@@ -1,0 +1,114 @@
+"""The encoder: what it takes, what it refuses, and that a saved one is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from athsearch.codes import Codes
+from athsearch.data import Source
+from athsearch.encoder import Encoder
+from athsearch.errors import CheckpointError, DeviceError, ImageError, ModelMismatch
+from athsearch.model.checkpoint import read_weights
+from conftest import draw_image
+
+
+def test_paths_arrays_and_sources_give_the_same_codes(encoder: Encoder, source: Source) -> None:
+    paths = [source.root / item.source for item in source.items]
+    arrays = [draw_image(number) for number in range(12)]
+    codes = encoder.encode(source)
+    assert codes.model_id == encoder.model_id
+    assert codes == encoder.encode(paths) == encoder.encode(arrays) == encoder.encode(np.stack(arrays))
+    assert len(np.unique(codes.words)) > 6
+    assert encoder.encode(str(paths[3])) == encoder.encode(arrays[3]) == codes[3:4]
+    assert codes == Codes.from_logits(encoder.logits(source))
+
+
+def test_an_image_does_not_depend_on_its_neighbours(encoder: Encoder) -> None:
+    arrays = [draw_image(number) for number in range(70)]
+    together = encoder.logits(arrays)
+    assert together.shape == (70, 36)
+    alone = np.concatenate([encoder.logits(array) for array in arrays])
+    assert np.abs(together - alone).max() < 1e-4 * together.std()
+
+
+def test_grey_and_small_images_are_taken(encoder: Encoder) -> None:
+    grey = draw_image(1, 28)[..., 0]
+    assert encoder.encode(grey) == encoder.encode(np.repeat(grey[..., None], 3, axis=2))
+    assert encoder.squares([grey]).shape == (1, 64, 64, 3)
+    assert encoder.attention(encoder.squares([grey])).shape == (1, 8, 8)
+
+
+def test_no_images_give_no_codes(encoder: Encoder) -> None:
+    assert encoder.encode([]).n_codes == 0
+
+
+def test_an_unusable_image_is_named(encoder: Encoder, source: Source) -> None:
+    (source.root / "05.png").write_bytes((source.root / "05.png").read_bytes()[:200])
+    with pytest.raises(ImageError, match=r"05\.png"):
+        encoder.encode(source)
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
+        encoder.encode(source.root / "nowhere.png")
+
+
+def test_a_saved_encoder_is_the_same(encoder: Encoder, source: Source, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    loaded = Encoder.load(tmp_path / "weights.safetensors", device="cpu")
+    assert loaded.model_id == encoder.model_id
+    assert loaded.description == encoder.description
+    assert np.array_equal(loaded.logits(source), encoder.logits(source))
+    loaded.check_probes()
+    loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "weights.safetensors").read_bytes()
+
+
+def test_a_machine_that_encodes_differently_is_noticed(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    loaded = Encoder.load(tmp_path / "weights.safetensors", device="cpu")
+    assert loaded._probes is not None
+    other = np.asarray(Image.fromarray(draw_image(9, 150)).resize((200, 150)))
+    Image.fromarray(other).save(tmp_path / "other.jpg")
+    loaded._probes["jpeg.0"] = np.frombuffer((tmp_path / "other.jpg").read_bytes(), np.uint8)
+    with pytest.raises(ModelMismatch, match="bits of the probe images differ"):
+        loaded.check_probes()
+
+
+def test_unusable_weights_are_refused_in_one_line(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    encoder.save(path)
+    good = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors: no such"):
+        Encoder.load(tmp_path / "nowhere.safetensors")
+    for damaged in (b"", good[:100], good[:-10], b"not weights at all" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+            Encoder.load(path)
+    flipped = bytearray(good)
+    flipped[-5000] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(CheckpointError, match="damaged"):
+        Encoder.load(path)
+    path.write_bytes(good.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    with pytest.raises(CheckpointError, match="format 2, this version reads format 1"):
+        Encoder.load(path)
+    path.write_bytes(good)
+    save_file(load_file(path), path, metadata={"other": "program"})
+    with pytest.raises(CheckpointError, match="not of athsearch"):
+        Encoder.load(path)
+
+
+def test_a_description_needs_no_torch(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    weights = read_weights(tmp_path / "weights.safetensors")
+    assert weights.description == encoder.description
+    assert set(weights.versions) == {"athsearch", "torch", "pillow", "numpy"}
+
+
+def test_an_unknown_device_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    with pytest.raises(DeviceError, match="'quantum' cannot be used"):
+        Encoder.load(tmp_path / "weights.safetensors", device="quantum")
