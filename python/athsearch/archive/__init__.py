@@ -1,0 +1,1 @@
+"""Archives on disk: segments of codes, and the catalogue of their cases."""

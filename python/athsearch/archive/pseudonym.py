@@ -1,0 +1,58 @@
+"""Patients under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
+
+Who holds the archive alone can tell that two cases are of one patient, not which patient it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from ..errors import ArchiveError
+from ..files import sync_folder
+
+KEY_BYTES = 32
+
+
+class PatientKey:
+    """The secret that turns patients into pseudonyms. fingerprint tells keys apart without giving one away."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self.fingerprint = self._digest("fingerprint", "")[:16]
+
+    def pseudonym(self, patient: str) -> str:
+        """32 hexadecimal digits, the same for the same patient and key."""
+        return self._digest("patient", patient)[:32]
+
+    def _digest(self, purpose: str, text: str) -> str:
+        return hmac.new(self._key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
+
+    @classmethod
+    def read(cls, path: Path) -> PatientKey:
+        """From a key file. Raises ArchiveError when it is missing or not one."""
+        try:
+            key = bytes.fromhex(path.read_text("ascii").strip())
+        except FileNotFoundError as error:
+            raise ArchiveError(
+                f"{path}: no such key file; patients are stored under a key kept outside the archive: say where it is"
+            ) from error
+        except ValueError as error:
+            raise ArchiveError(f"{path}: not a key file") from error
+        if len(key) != KEY_BYTES:
+            raise ArchiveError(f"{path}: not a key file: {len(key)} bytes, a key has {KEY_BYTES}")
+        return cls(key)
+
+    @classmethod
+    def create(cls, path: Path) -> PatientKey:
+        """Makes a new key and its file, readable by its owner only. An existing file is never replaced."""
+        key = secrets.token_bytes(KEY_BYTES)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(key.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+        return cls(key)
