@@ -1,0 +1,141 @@
+"""What people look at: where a network looked, and a query beside its hits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from .data import read_pixels
+from .errors import ImageError
+from .types import Floats, Pixels, Square
+
+if TYPE_CHECKING:
+    from .archive.archive import Hit
+    from .encoder import Encoder
+
+_TILE, _GAP, _LINE = 148, 10, 17  # pixels
+_WHITE, _INK, _GREY, _GREEN, _RED = (255, 255, 255), (30, 30, 30), (120, 120, 120), (20, 130, 60), (190, 50, 40)
+
+
+def overlay(square: Square, attention: Floats) -> Square:
+    """An attention map laid over the image it belongs to.
+
+    square: uint8 [size, size, 3]. attention: float32 [h, w]; shown from its own lowest (image darkened, in grey) to its
+    own highest value (orange to yellow), so that maps of different networks can be read alike. Returns uint8
+    [size, size, 3].
+    """
+    if square.ndim != 3 or attention.ndim != 2:
+        raise ValueError(f"expected [size, size, 3] and [h, w], got {list(square.shape)} and {list(attention.shape)}")
+    low, high = float(attention.min()), float(attention.max())
+    scaled = (attention - low) / (high - low) if high > low else np.zeros_like(attention)
+    size = (square.shape[1], square.shape[0])
+    heat = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    heat = heat.clip(0, 1)[..., None]  # [h, w] -> [size, size, 1]
+    grey = square.mean(axis=2, keepdims=True)
+    colour = np.concatenate([np.full_like(heat, 255), 90 + 150 * heat, 40 * heat], axis=2)
+    mixed = grey * (1 - 0.65 * heat) * 0.8 + colour * 0.65 * heat
+    mixed_bytes: Square = mixed.clip(0, 255).astype(np.uint8)
+    return mixed_bytes
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of a contact sheet.
+
+    image, attended: uint8 [H, W, 3], or None where there is nothing to show (a source that is gone, say).
+    lines: text below. is_right: whether its label is the query's, which colours the first line; None says nothing.
+    """
+
+    image: Square | None
+    attended: Square | None
+    lines: Sequence[str]
+    is_right: bool | None = None
+
+
+def answer_sheet(
+    encoder: Encoder,
+    query: Pixels | None,
+    lines: Sequence[str],
+    hits: Sequence[Hit],
+    label: str | None = None,
+    images: str | Path | None = None,
+    title: str = "",
+) -> Image.Image:
+    """A query and its hits as a contact sheet, with what the encoder looked at in each.
+
+    query: pixels, or None for a query without an image; lines: the text below it; label: its class if that is known,
+    which tells right hits from wrong ones. images: the folder the hits' sources are relative to, if it is not the one
+    they were added from. A hit whose image is gone keeps its place and says so.
+    """
+
+    def tile(pixels: Pixels | None, lines: Sequence[str], is_right: bool | None = None) -> Tile:
+        if pixels is None:
+            return Tile(None, None, lines, is_right)
+        square = encoder.description.preprocessing.square(pixels)
+        return Tile(square, overlay(square, encoder.attention(square[None])[0]), lines, is_right)
+
+    tiles = []
+    for rank, hit in enumerate(hits, 1):
+        case = hit.case
+        text = [f"{rank}. {case.label or 'no label'}", f"distance {hit.distance}, id {case.id}", case.source]
+        is_right = None if label is None or case.label is None else case.label == label
+        try:
+            pixels = read_pixels(images or case.root, case.source)
+        except ImageError as error:
+            tiles.append(tile(None, [*text, error.reason], is_right))
+        else:
+            tiles.append(tile(pixels, text, is_right))
+    return contact_sheet(tile(query, lines), tiles, title)
+
+
+def contact_sheet(query: Tile, hits: Sequence[Tile], title: str = "", n_columns: int = 5) -> Image.Image:
+    """The query on the left, its hits in rows on the right: images, attention below each, text below that."""
+    tiles = [query, *hits]
+    n_pictures = 2 if any(tile.attended is not None for tile in tiles) else 1
+    n_lines = max(len(tile.lines) for tile in tiles)
+    cell_width = _TILE + _GAP
+    cell_height = n_pictures * (_TILE + 3) + n_lines * _LINE + _GAP
+    n_rows = max(1, -(-len(hits) // n_columns))
+    n_columns = max(1, min(n_columns, len(hits)))
+    left, top = cell_width + 3 * _GAP, _GAP + (_LINE + _GAP if title else 0)
+    sheet = Image.new("RGB", (left + n_columns * cell_width + _GAP, top + n_rows * cell_height), _WHITE)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((_GAP, _GAP - 2), title, _INK, font=ImageFont.load_default(15))
+    draw.line([(cell_width + 2 * _GAP, top), (cell_width + 2 * _GAP, top + n_rows * cell_height - _GAP)], _GREY)
+    _draw_tile(sheet, query, _GAP, top, n_pictures)
+    for place, hit in enumerate(hits):
+        row, column = divmod(place, n_columns)
+        _draw_tile(sheet, hit, left + column * cell_width, top + row * cell_height, n_pictures)
+    return sheet
+
+
+def _draw_tile(sheet: Image.Image, tile: Tile, x: int, y: int, n_pictures: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    for picture in (tile.image, tile.attended)[:n_pictures]:
+        if picture is None:
+            draw.rectangle([x, y, x + _TILE - 1, y + _TILE - 1], outline=_GREY)
+            draw.text((x + 8, y + _TILE // 2 - 8), "no image", _GREY, font=ImageFont.load_default(13))
+        else:
+            image = ImageOps.contain(Image.fromarray(picture), (_TILE, _TILE))
+            sheet.paste(image, (x + (_TILE - image.width) // 2, y + (_TILE - image.height) // 2))
+        y += _TILE + 3
+    first = {True: _GREEN, False: _RED, None: _INK}[tile.is_right]
+    for number, line in enumerate(tile.lines):
+        font = ImageFont.load_default(13 if number == 0 else 11)
+        draw.text((x, y + 2), _shortened(line, font), first if number == 0 else _GREY, font=font)
+        y += _LINE
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text, or its end, which tells file names apart, after an ellipsis."""
+    if font.getlength(text) <= _TILE:
+        return text
+    while text and font.getlength("…" + text) > _TILE:
+        text = text[1:]
+    return "…" + text
