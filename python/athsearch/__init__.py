@@ -1,0 +1,81 @@
+"""athsearch: case-based medical image retrieval by attention-based triplet hashing and exact Hamming search."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+
+if TYPE_CHECKING:
+    from .archive.archive import AddReport, Archive, Hit
+    from .archive.catalogue import Case
+    from .codes import Codes
+    from .data import Item, Source, open_source
+    from .encoder import Encoder
+    from .evaluation import Evaluation, evaluate
+    from .index import FlatIndex, Index, open_index
+    from .preprocessing import Preprocessing
+    from .recipes import TrainingSettings, recipe_settings
+    from .training import train
+    from .types import Mask, Neighbors, Neighbour
+
+__all__ = [
+    "AddReport",
+    "Archive",
+    "Case",
+    "Codes",
+    "Encoder",
+    "Evaluation",
+    "FlatIndex",
+    "Hit",
+    "Index",
+    "Item",
+    "Mask",
+    "Neighbors",
+    "Neighbour",
+    "Preprocessing",
+    "Source",
+    "TrainingSettings",
+    "errors",
+    "evaluate",
+    "open_index",
+    "open_source",
+    "recipe_settings",
+    "train",
+]
+
+# Where each public name lives: imported when first used, so that a search by code loads neither torch nor Pillow.
+_HOME = {
+    "AddReport": "archive.archive",
+    "Archive": "archive.archive",
+    "Case": "archive.catalogue",
+    "Codes": "codes",
+    "Encoder": "encoder",
+    "Evaluation": "evaluation",
+    "FlatIndex": "index",
+    "Hit": "archive.archive",
+    "Index": "index",
+    "Item": "data",
+    "Mask": "types",
+    "Neighbors": "types",
+    "Neighbour": "types",
+    "Preprocessing": "preprocessing",
+    "Source": "data",
+    "TrainingSettings": "recipes",
+    "evaluate": "evaluation",
+    "open_index": "index",
+    "open_source": "data",
+    "recipe_settings": "recipes",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

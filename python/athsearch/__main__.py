@@ -1,0 +1,5 @@
+"""`python -m athsearch`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,282 @@
+"""Commands about archives: index, query, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..archive.archive import Archive, Hit
+from ..codes import Codes
+from ..data import read_pixels
+from ..errors import ArchiveError, ModelMismatch, SourceError
+from ..files import replacing
+from .common import (
+    device_option,
+    json_option,
+    key_option,
+    open_chosen,
+    print_json,
+    print_table,
+    progress,
+    report_failures,
+    say,
+    source_options,
+    split_option,
+)
+
+ARCHIVE = click.argument("archive_path", metavar="ARCHIVE", type=click.Path(path_type=Path))
+
+
+@click.command()
+@ARCHIVE
+@source_options
+@split_option("all images")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make a new archive.")
+@key_option
+@device_option
+@json_option
+def index(
+    archive_path: Path, weights: Path | None, key_path: Path | None, device: str, as_json: bool, **open_options: Any
+) -> None:
+    """Add the images of SOURCE to ARCHIVE, which is made if it is not there.
+
+    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz or
+    one image. What is there already is recognised, so an interrupted run goes on where it stopped. An image that cannot
+    be read is reported and never stops the run.
+
+    \b
+    Example:
+      athsearch index archive images/ --weights run/weights.safetensors --split train
+    """
+    from ..encoder import Encoder
+
+    source = open_chosen(**open_options)
+    if archive_path.exists():
+        archive = Archive.open(archive_path, key_path, device)
+        if weights is not None and (other := Encoder.load(weights, "cpu").model_id) != archive.model_id:
+            raise ModelMismatch(
+                f"{archive_path} holds codes of model {archive.model_id}, {weights} is model {other}: "
+                "leave --weights out to use the archive's own, or make another archive"
+            )
+    elif weights is None:
+        raise click.UsageError(f"{archive_path} does not exist; give --weights to make it")
+    else:
+        archive = Archive.create(archive_path, Encoder.load(weights, device), key_path)
+    with archive, progress("indexing") as bar:
+        report = archive.add(source, bar)
+        n_cases = archive.n_cases
+    if as_json:
+        print_json(
+            {
+                "archive": str(archive_path),
+                "n_cases": n_cases,
+                "n_added": report.n_added,
+                "n_present": report.n_present,
+                "n_deleted": report.n_deleted,
+                "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
+                "skipped": source.skipped,
+            }
+        )
+    else:
+        report_failures(report.failed)
+        click.echo(
+            f"{archive_path}: {report.n_added:,} added, {report.n_present:,} there already"
+            + (f", {report.n_deleted:,} deleted earlier" if report.n_deleted else "")
+            + (f", {len(report.failed):,} could not be used" if report.failed else "")
+            + f"; {n_cases:,} cases"
+        )
+        if source.skipped:
+            say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
+    if len(report.failed) == len(source):
+        raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
+
+
+@click.command()
+@ARCHIVE
+@click.argument("image", required=False)
+@click.option("--id", "id", type=int, help="Search for cases like this one of the archive.")
+@click.option("--code", help="Search by a code: hexadecimal bytes, bit 0 lowest in the first.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many cases.")
+@click.option("--where", metavar="EXPRESSION", help="Only cases that meet it, as in \"label = 'amd' AND age < 60\".")
+@click.option("--patient", help="The image's patient, as in the sources; his own cases are left out.")
+@click.option(
+    "--exclude-same",
+    multiple=True,
+    default=("patient",),
+    show_default=True,
+    metavar="COLUMN",
+    help="Leave out cases with the query's value here. Repeatable.",
+)
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet (PNG): query, hits, attention.")
+@click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
+@key_option
+@device_option
+@json_option
+def query(
+    archive_path: Path,
+    image: str | None,
+    id: int | None,
+    code: str | None,
+    k: int,
+    where: str | None,
+    patient: str | None,
+    exclude_same: Sequence[str],
+    sheet: Path | None,
+    images: Path | None,
+    key_path: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Show the cases of ARCHIVE most similar to IMAGE (or to a case, or a code), nearest first.
+
+    Distance is the number of bits in which two codes differ; of equal distances the lower id comes first.
+
+    \b
+    Examples:
+      athsearch query archive eye.jpg -k 5 --sheet hits.png
+      athsearch query archive --id 17 --where "label = 'glaucoma'" --json
+    """
+    if sum(given is not None for given in (image, id, code)) != 1:
+        raise click.UsageError("give one of IMAGE, --id and --code")
+    archive = Archive.open(archive_path, key_path, device)
+    try:
+        if id is not None:
+            hits = archive.search_case(id, k, where, exclude_same)
+        else:
+            asked = image if image is not None else _parse_code(str(code), archive)
+            hits = archive.search(asked, k, where, patient, exclude_same)
+    except KeyError as error:
+        raise ArchiveError(f"{archive_path}: no case {id}") from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if sheet is not None:
+        _write_sheet(sheet, archive, image, id, hits, images)
+    if as_json:
+        print_json(
+            {
+                "archive": str(archive_path),
+                "query": {"image": image, "id": id, "code": code},
+                "k": k,
+                "hits": [_plain(rank, hit) for rank, hit in enumerate(hits, 1)],
+            }
+        )
+        return
+    columns = sorted({name for hit in hits for name in hit.case.record})
+    rows = []
+    for rank, hit in enumerate(hits, 1):
+        case = hit.case
+        further = (case.record.get(name) for name in columns)
+        rows.append([rank, hit.distance, case.id, case.label, *further, case.source])
+    print_table(["rank", "distance", "id", "label", *columns, "source"], rows)
+    if not hits:
+        say("no case may be returned: the archive is empty, or --where and --exclude-same leave none")
+    if sheet is not None:
+        say(f"contact sheet: {sheet}")
+
+
+@click.command()
+@ARCHIVE
+@source_options
+@split_option("test if SOURCE has it, else all images")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Length of the answers scored.")
+@key_option
+@device_option
+@json_option
+def evaluate(
+    archive_path: Path, k: int, key_path: Path | None, device: str, as_json: bool, **open_options: Any
+) -> None:
+    """Score ARCHIVE's answers to the labelled images of SOURCE: macro and micro P@k, AP@k and MRR, and per class.
+
+    A hit is right if its label is the query's. Figures are means over all orders of equally distant cases; the rows
+    `chance` and `majority` say what knowing nothing scores. Cases of the query's own patient, and the query itself
+    where it is in the archive, are left out of its answer.
+
+    \b
+    Example:
+      athsearch evaluate archive images/ --split test
+    """
+    from ..evaluation import evaluate as score
+
+    source = open_chosen(**open_options)
+    if open_options["split"] is None and "test" in source.splits:
+        source = source.split("test")
+    for item in source.items:
+        if item.label is None:
+            raise SourceError(f"{source.root}: {item.source} has no label to score answers by")
+    with Archive.open(archive_path, key_path, device) as archive:
+        database = archive.database()
+        if any(label is None for label in database.labels) or not database.labels:
+            raise ArchiveError(f"{archive_path}: scoring needs cases, all of them with labels")
+        with progress("encoding") as bar:
+            queries = archive.encode_queries(source, bar)
+    if not queries.items:
+        raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
+    result = score(
+        database.codes,
+        [str(label) for label in database.labels],
+        queries.codes,
+        [str(item.label) for item in queries.items],
+        k,
+        database_groups=database.groups,
+        query_groups=queries.groups,
+    )
+    n_known = len(set(queries.groups) & set(database.groups))
+    if as_json:
+        failed = [{"source": name, "reason": reason} for name, reason in queries.failed]
+        print_json({**result.to_dict(), "n_left_out_groups": n_known, "failed": failed})
+        return
+    report_failures(queries.failed)
+    click.echo(result.table())
+    if n_known:
+        click.echo(
+            f"{n_known:,} of the queries' patients or images are in the archive too: "
+            "each query was scored without its own."
+        )
+
+
+def _parse_code(text: str, archive: Archive) -> Codes:
+    try:
+        packed = np.frombuffer(bytes.fromhex(text), np.uint8)[None]
+        return Codes.from_bytes(packed, archive.bits, archive.model_id)
+    except (ValueError, TypeError) as error:
+        raise click.BadParameter(
+            f"{text!r} is not {(archive.bits + 7) // 8} hexadecimal bytes of {archive.bits} bits", param_hint="--code"
+        ) from error
+
+
+def _plain(rank: int, hit: Hit) -> dict[str, Any]:
+    case = hit.case
+    return {
+        "rank": rank,
+        "distance": hit.distance,
+        "id": case.id,
+        "label": case.label,
+        "patient": case.patient,
+        "split": case.split,
+        "source": case.source,
+        "root": case.root,
+        "record": dict(case.record),
+    }
+
+
+def _write_sheet(
+    path: Path, archive: Archive, image: str | None, id: int | None, hits: Sequence[Hit], images: Path | None
+) -> None:
+    from ..explanation import answer_sheet
+
+    pixels, label, lines = None, None, ["query", "a code"]
+    if id is not None:
+        case = archive.case(id)
+        label, lines = case.label, ["query", f"id {id}, {case.label or 'no label'}", case.source]
+        pixels = read_pixels(images or case.root, case.source)
+    elif image is not None:
+        lines = ["query", Path(image).name]
+        pixels = read_pixels(Path(image).parent, Path(image).name)
+    title = f"{archive.path.name}: {len(hits)} nearest of {archive.n_cases:,} cases"
+    sheet = answer_sheet(archive.encoder, pixels, lines, hits, label, images, title)
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG")

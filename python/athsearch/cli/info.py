@@ -1,0 +1,79 @@
+"""The command info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..archive.archive import Archive
+from ..errors import AthsearchError
+from ..model.checkpoint import read_weights
+from .common import json_option, print_json
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def info(path: Path, as_json: bool) -> None:
+    """Say what PATH is: an archive, a weights file, or the folder of a training run.
+
+    \b
+    Example:
+      athsearch info archive
+    """
+    if path.is_dir() and (path / "catalogue.sqlite").exists():
+        facts = _archive_facts(path)
+    elif path.is_dir() and (path / "weights.safetensors").exists():
+        facts = _weights_facts(path / "weights.safetensors")
+    elif path.is_file():
+        facts = _weights_facts(path)
+    else:
+        reason = "neither an archive nor a finished training run" if path.exists() else "no such file or folder"
+        raise AthsearchError(f"{path}: {reason}")
+    if as_json:
+        print_json(facts)
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {entry}" for key, entry in value.items())
+        elif isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        click.echo(f"{name:{width}}  {value}")
+
+
+def _archive_facts(path: Path) -> dict[str, Any]:
+    with Archive.open(path) as archive:
+        return {
+            "archive": str(path),
+            "cases": archive.n_cases,
+            "deleted": archive.n_deleted,
+            "labels": {label or "(none)": count for label, count in archive.counts().items()},
+            "columns": archive.columns,
+            "bits": archive.bits,
+            "segments": archive.n_segments,
+            "model": {name: value for name, value in _weights_facts(path / "weights.safetensors").items()},
+        }
+
+
+def _weights_facts(path: Path) -> dict[str, Any]:
+    weights = read_weights(path)
+    description = weights.description
+    return {
+        "weights": str(path),
+        "model_id": weights.model_id,
+        "network": description.network,
+        "parameters": sum(tensor.size for name, tensor in weights.tensors.items() if _is_learned(name)),
+        "bits": description.bits,
+        "classes": list(description.classes),
+        "preprocessing": description.preprocessing.to_dict(),
+        "recipe": description.recipe,
+        "training": dict(description.training),
+        "written_with": dict(weights.versions),
+    }
+
+
+def _is_learned(name: str) -> bool:
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))

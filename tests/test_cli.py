@@ -1,0 +1,413 @@
+"""The command line: what people type, what they read, and what is left on disk when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+from athsearch import cli
+from athsearch.archive.archive import Archive
+from athsearch.encoder import Encoder
+from athsearch.evaluation import evaluate
+from conftest import draw_image
+
+Run = Callable[..., "Outcome"]
+
+
+class Outcome:
+    """What a command left behind."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    def json(self) -> object:
+        return json.loads(self.out)
+
+    def error(self) -> str:
+        """The one line that says what is wrong; progress lines aside."""
+        lines = [line for line in self.err.splitlines() if line and not re.match(r"\w[\w ]*: [\d,]+ of ", line)]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in lines[0]
+        return lines[0]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["athsearch", *map(str, arguments)])
+        capsys.readouterr()
+        status = cli._run()
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+def run_apart(*arguments: object, file_bytes: int | None = None, **options: object) -> Outcome:
+    """Runs a command in a process of its own, which can write files of file_bytes at most."""
+
+    def limit() -> None:
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "athsearch", *map(str, arguments)],
+        check=False, capture_output=True, text=True, preexec_fn=limit, **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Ten images of each of two classes, left and right eyes of ten patients, in split/class/file."""
+    for number in range(20):
+        split, label = ("test" if number % 10 in (8, 9) else "train"), "ab"[number // 10]
+        folder = tmp_path / "images" / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_image(number)).save(folder / f"{number // 2}_{('left', 'right')[number % 2]}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def weights(tmp_path: Path, encoder: Encoder) -> Path:
+    encoder.save(tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, weights: Path, images: Path, run: Run) -> Path:
+    path = tmp_path / "archive"
+    assert run("index", path, images, "--weights", weights, "--patient-pattern", r"(\d+)_").status == 0
+    return path
+
+
+@pytest.mark.parametrize("command", cli._HOME)
+def test_every_command_has_help_with_an_example(command: str, run: Run) -> None:
+    outcome = run(command, "--help")
+    assert outcome.status == 0
+    assert f"athsearch {command} " in outcome.out or f"athsearch {command}\n" in outcome.out
+    assert re.search("Examples?:", outcome.out)
+    assert "--json" in outcome.out
+
+
+def test_help_names_every_command(run: Run) -> None:
+    outcome = run("--help")
+    assert outcome.status == 0
+    for command in cli._HOME:
+        assert f"\n  {command} " in outcome.out
+
+
+def test_index_counts_and_goes_on(run: Run, archive: Path, images: Path) -> None:
+    again = run("index", archive, images, "--json").json()
+    assert again == {
+        **{"archive": str(archive), "n_cases": 20, "n_added": 0, "n_present": 20, "n_deleted": 0},
+        **{"failed": [], "skipped": []},
+    }
+    Image.fromarray(draw_image(77)).save(images / "train" / "a" / "77.png")
+    outcome = run("index", archive, images)
+    assert outcome.status == 0
+    assert "1 added, 20 there already; 21 cases" in outcome.out
+
+
+def test_query_by_image_id_and_code_agree(run: Run, archive: Path, images: Path, encoder: Encoder) -> None:
+    path = images / "train" / "a" / "1_left.png"
+    by_image = run("query", archive, path, "-k", 5, "--json").json()
+    code = encoder.encode(path).to_bytes().tobytes().hex()
+    by_code = run("query", archive, "--code", code, "-k", 5, "--json").json()
+    assert by_image["hits"] == by_code["hits"]  # type: ignore[index]
+    assert by_image["hits"][0]["distance"] == 0  # type: ignore[index]
+    assert len(by_image["hits"]) == 5  # type: ignore[index]
+    by_id = run("query", archive, "--id", 3, "-k", 50)
+    assert by_id.out.splitlines()[0].split() == ["rank", "distance", "id", "label", "source"]
+    # The case itself and its patient's other eye are left out.
+    assert len(by_id.out.splitlines()) == 1 + 20 - 2
+    assert len(run("query", archive, "--id", 3, "-k", 50, "--where", "label = 'b'").out.splitlines()) == 1 + 10 - 2
+
+
+def test_query_writes_a_contact_sheet(run: Run, archive: Path, images: Path, tmp_path: Path) -> None:
+    (images / "train" / "a" / "2_left.png").unlink()
+    outcome = run("query", archive, "--id", 1, "-k", 12, "--sheet", tmp_path / "sheet.png")
+    assert outcome.status == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        assert min(sheet.size) > 500
+        assert len(np.unique(np.asarray(sheet.convert("L")))) > 100
+
+
+def test_evaluate_prints_what_the_library_finds(run: Run, archive: Path, images: Path, encoder: Encoder) -> None:
+    outcome = run("evaluate", archive, images, "--json", "--patient-pattern", r"(\d+)_", "-k", 3)
+    found = outcome.json()
+    with Archive.open(archive) as opened:
+        database = opened.database()
+    codes = [encoder.encode(images / "test" / name) for name in ("a/4_left.png", "a/4_right.png")]
+    codes += [encoder.encode(images / "test" / name) for name in ("b/9_left.png", "b/9_right.png")]
+    assert found["n_queries"] == 4  # type: ignore[index]
+    assert found["n_left_out_groups"] == 2  # type: ignore[index]
+    by_hand = []
+    for code, patient, label in zip(codes, (4, 4, 9, 9), "aabb", strict=True):
+        rows = [row for row in range(20) if database.groups[row] != database.groups[_row_of(archive, patient)]]
+        labels = [str(database.labels[row]) for row in rows]
+        by_hand.append(evaluate(database.codes[np.array(rows)], labels, code, [label], 3).micro.precision)
+    assert found["micro"]["precision"] == pytest.approx(np.mean(by_hand))  # type: ignore[index]
+    table = run("evaluate", archive, images, "--patient-pattern", r"(\d+)_").out
+    for row in ("macro", "micro", "chance, macro", "majority, macro", "a ", "b "):
+        assert f"\n{row}" in table
+    assert "2 of the queries' patients or images are in the archive too" in table
+
+
+def _row_of(archive: Path, patient: int) -> int:
+    with Archive.open(archive) as opened:
+        hits = [opened.case(id) for id in opened.database().ids.tolist()]
+    return next(row for row, case in enumerate(hits) if f"/{patient}_left" in case.source)
+
+
+def test_info_knows_archives_weights_and_runs(run: Run, archive: Path, weights: Path, tmp_path: Path) -> None:
+    facts = run("info", archive, "--json").json()
+    assert (facts["cases"], facts["labels"], facts["bits"]) == (20, {"a": 10, "b": 10}, 36)  # type: ignore[index]
+    facts = run("info", weights, "--json").json()
+    assert (facts["network"], facts["classes"]) == ("ath-m", ["a", "b"])  # type: ignore[index]
+    assert "ath-m" in run("info", weights).out
+    assert "cases" in run("info", archive).out
+
+
+def test_train_writes_a_run_that_index_takes(run: Run, images: Path, tmp_path: Path) -> None:
+    train = ("train", images, "--out", tmp_path / "run", "--epochs", 2, "--size", 64, "--bits", 16)
+    summary = run(*train, "--json").json()
+    assert summary["weights"] == str(tmp_path / "run" / "weights.safetensors")  # type: ignore[index]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"weights.safetensors", "history.json", "curves.png"}
+    assert run(*train, "--json").json() == summary
+    assert run("index", tmp_path / "archive", images, "--weights", tmp_path / "run" / "weights.safetensors").status == 0
+    assert "another bits" in run(*train[:-1], 24).error()
+
+
+# ---- bad input: one line that names the culprit, status 1 or 2, nothing lost or half-written
+
+
+def big_png() -> bytes:
+    """20,000 x 20,000 grey pixels, as far as the header goes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture
+def bad_images(tmp_path: Path) -> dict[str, str]:
+    """Bad images by name, in the folder `bad`, and a word of what is said about each."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    Image.fromarray(draw_image(1, 200)).save(folder / "truncated.jpg")
+    whole = (folder / "truncated.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    Image.fromarray(draw_image(1)[:1, :1]).save(folder / "tiny.png")
+    (folder / "huge.png").write_bytes(big_png())
+    (folder / "text.png").write_text("a text")
+    return {
+        "truncated.jpg": "truncated",
+        "empty.png": "empty",
+        "tiny.png": "1 x 1 px",
+        "huge.png": "20000 x 20000 px",
+        "text.png": "not that of",
+    }
+
+
+def test_bad_images_are_refused_one_by_one(run: Run, archive: Path, bad_images: dict[str, str], tmp_path: Path) -> None:
+    for name, word in bad_images.items():
+        outcome = run("query", archive, tmp_path / "bad" / name)
+        assert outcome.status == 1
+        assert name in outcome.error()
+        assert word in outcome.error()
+
+
+def test_bad_images_become_lines_of_the_report(
+    run: Run, archive: Path, bad_images: dict[str, str], tmp_path: Path
+) -> None:
+    Image.fromarray(draw_image(30)).save(tmp_path / "bad" / "good.png")
+    report = run("index", archive, tmp_path / "bad", "--json")
+    assert report.status == 0
+    assert report.json()["n_added"] == 1  # type: ignore[index]
+    assert {entry["source"] for entry in report.json()["failed"]} == set(bad_images)  # type: ignore[index]
+    (tmp_path / "bad" / "good.png").unlink()
+    outcome = run("index", archive, tmp_path / "bad")
+    assert outcome.status == 1
+    assert "none of its 5 images can be used" in outcome.err
+
+
+def test_sources_that_are_none_are_refused(run: Run, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "void").mkdir()
+    (tmp_path / "no.csv").write_text("file,class\na.png,x\n")
+    np.savez(tmp_path / "shape.npz", train_images=np.zeros((4, 9), np.uint8), train_labels=np.zeros(4, np.uint8))
+    (tmp_path / "text.npz").write_text("no archive")
+    for name, word in {
+        "missing": "no such file or folder",
+        "void": "no images",
+        "no.csv": "no column 'path' (found: file, class)",
+        "shape.npz": "train_images",
+        "text.npz": "text.npz",
+    }.items():
+        for command in (
+            ("index", tmp_path / "new", tmp_path / name, "--weights", weights),
+            ("train", tmp_path / name, "--out", tmp_path / "run"),
+        ):
+            outcome = run(*command)
+            assert outcome.status == 1
+            assert name in outcome.error()
+            assert word in outcome.error()
+            assert not (tmp_path / "new").exists()
+            assert not (tmp_path / "run").exists()
+
+
+def test_classes_that_cannot_be_trained_on_are_named(run: Run, tmp_path: Path) -> None:
+    for label in ("many", "lonely"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+    for number in range(6):
+        Image.fromarray(draw_image(number)).save(tmp_path / "images" / "many" / f"{number}.png")
+    outcome = run("train", tmp_path / "images", "--out", tmp_path / "run")
+    assert (outcome.status, "two classes" in outcome.error()) == (1, True)
+    Image.fromarray(draw_image(9)).save(tmp_path / "images" / "lonely" / "9.png")
+    outcome = run("train", tmp_path / "images", "--out", tmp_path / "run")
+    assert (outcome.status, "'lonely' has one image" in outcome.error()) == (1, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_usage_has_status_2(run: Run, archive: Path, images: Path, tmp_path: Path) -> None:
+    for arguments, word in (
+        (("query", archive), "give one of IMAGE, --id and --code"),
+        (("query", archive, "--id", 1, "--where", "nonsense"), "no such column"),
+        (("query", archive, "--id", 1, "--exclude-same", "weight"), "no column 'weight'"),
+        (("query", archive, "--code", "zz"), "hexadecimal bytes of 36 bits"),
+        (("query", archive, "--id", 1, "-k", 0), "-k"),
+        (("index", tmp_path / "new", images), "give --weights to make it"),
+        (("index", archive, images, "--patient-pattern", "("), "--patient-pattern"),
+        (("index", archive, images, "--test-share", 0.5), "has splits of its own"),
+        (("train", images, "--out", tmp_path / "run", "--size", 65), "divisible by 8"),
+        (("train", images, "--out", tmp_path / "run", "--bits", 0), "bits"),
+        (("nonsense",), "No such command"),
+    ):
+        outcome = run(*arguments)
+        assert outcome.status == 2
+        assert word in click.unstyle(outcome.err), outcome.err
+
+
+def test_archives_and_weights_that_do_not_fit_are_refused(
+    run: Run, archive: Path, images: Path, weights: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    outcome = run("query", tmp_path / "nowhere", "--id", 1)
+    assert (outcome.status, "no such folder" in outcome.error()) == (1, True)
+    outcome = run("query", images, "--id", 1)
+    assert (outcome.status, "not an archive" in outcome.error()) == (1, True)
+    outcome = run("query", archive, "--id", 99)
+    assert (outcome.status, "no case 99" in outcome.error()) == (1, True)
+    outcome = run("info", tmp_path / "nowhere")
+    assert (outcome.status, "no such file or folder" in outcome.error()) == (1, True)
+    weights.write_bytes(weights.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    for command in (("info", weights), ("index", tmp_path / "new", images, "--weights", weights)):
+        outcome = run(*command)
+        assert (outcome.status, "weights of format 2" in outcome.error()) == (1, True)
+    assert not (tmp_path / "new").exists()
+    assert run("train", images, "--out", tmp_path / "run", "--epochs", 1, "--size", 64).status == 0
+    outcome = run("index", archive, images, "--weights", tmp_path / "run" / "weights.safetensors")
+    assert (outcome.status, "holds codes of model" in outcome.error()) == (1, True)
+
+
+def test_a_place_that_cannot_be_written_is_named(run: Run, images: Path, weights: Path) -> None:
+    place = Path("/sys/athsearch")
+    for command in (
+        ("index", place, images, "--weights", weights),
+        ("train", images, "--out", place, "--epochs", 1),
+        ("demo", "--data", images, "--out", place),
+    ):
+        outcome = run(*command)
+        assert outcome.status == 1
+        assert "/sys/" in outcome.error()
+
+
+def test_a_full_disk_loses_nothing(images: Path, archive: Path, weights: Path, tmp_path: Path, run: Run) -> None:
+    before = run("info", archive, "--json").json()
+    for number in range(3000, 3200):
+        Image.fromarray(draw_image(number)).save(images / "train" / "a" / f"{number}.png")
+    # A limit on the size of files fails the same calls that a full disk does, at every point in turn.
+    statuses = []
+    for file_bytes in (10, 1000, 30_000, 60_000):
+        outcome = run_apart("index", archive, images, file_bytes=file_bytes)
+        statuses.append(outcome.status)
+        assert outcome.status == 0 or len(outcome.error()) > 20
+        if outcome.status:
+            assert run("info", archive, "--json").json() == before
+    assert statuses[0] == 1
+    assert run("index", archive, images, "--json").json()["n_cases"] == 220  # type: ignore[index]
+
+    outcome = run_apart("index", tmp_path / "new", images, "--weights", weights, file_bytes=1000)
+    assert (outcome.status, "new" in outcome.error()) == (1, True)
+    outcome = run_apart("train", images, "--out", tmp_path / "run", "--epochs", 1, "--size", 64, file_bytes=1000)
+    assert (outcome.status, "run" in outcome.error()) == (1, True)
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def interrupt_when(told: str, *arguments: object) -> Outcome:
+    """Starts a command and presses Ctrl-C when a line of its standard error holds `told`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "athsearch", *map(str, arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if told in line:
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate()
+        return Outcome(process.returncode, out, "".join(lines) + err)
+
+
+def test_ctrl_c_while_indexing_loses_nothing(run: Run, images: Path, weights: Path, tmp_path: Path) -> None:
+    for number in range(3000, 3600):
+        Image.fromarray(draw_image(number)).save(images / "train" / "a" / f"{number}.png")
+    command = ("index", tmp_path / "parts", images)
+    outcome = interrupt_when("indexing: 64 of 620", *command, "--weights", weights)
+    assert outcome.status == 1
+    assert "the same command goes on from there" in outcome.error()
+    report = run(*command, "--json").json()
+    assert report["n_present"] >= 64  # type: ignore[index]
+    assert report["n_added"] > 0  # type: ignore[index]
+    assert run("index", tmp_path / "whole", images, "--weights", weights).status == 0
+    with Archive.open(tmp_path / "parts") as parts, Archive.open(tmp_path / "whole") as whole:
+        first, second = parts.database(), whole.database()
+        assert first.codes == second.codes
+        assert first.groups == second.groups
+        assert first.labels == second.labels
+        assert first.ids.tolist() == second.ids.tolist()
+
+
+def test_ctrl_c_while_training_loses_nothing(run: Run, images: Path, tmp_path: Path) -> None:
+    command = ("train", images, "--epochs", 6, "--size", 64, "--out")
+    outcome = interrupt_when("epoch 3/6", *command, tmp_path / "parts")
+    assert outcome.status == 1
+    assert "the same command goes on from there" in outcome.error()
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    assert run(*command, tmp_path / "parts").status == 0
+    assert run(*command, tmp_path / "whole").status == 0
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert weights[0] == weights[1]
