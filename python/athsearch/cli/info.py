@@ -35,13 +35,25 @@ def info(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    model = facts.pop("model", None)
     width = max(map(len, facts))
     for name, value in facts.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {entry}" for key, entry in value.items())
-        elif isinstance(value, list | tuple):
-            value = ", ".join(map(str, value))
-        click.echo(f"{name:{width}}  {value}")
+            value = ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
+        click.echo(f"{name:{width}}  {_plain(value)}")
+    if model:
+        click.echo("\nmodel")
+        _print_facts(model)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
 def _archive_facts(path: Path) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def _archive_facts(path: Path) -> dict[str, Any]:
             "columns": archive.columns,
             "bits": archive.bits,
             "segments": archive.n_segments,
-            "model": {name: value for name, value in _weights_facts(path / "weights.safetensors").items()},
+            "model": _weights_facts(path / "weights.safetensors"),
         }
 
 
