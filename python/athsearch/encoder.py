@@ -96,8 +96,37 @@ class Encoder:
         return self._forward(squares, "logits")
 
     def attention(self, squares: Square) -> Floats:
-        """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, h, w], 0..1: where the network looked."""
+        """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, h, w], 0..1: the network's gate A(x)."""
         return self._forward(squares, "attention")[:, 0]
+
+    def relevance(self, squares: Square) -> Floats:
+        """How much each place pushed the code's bits the way they went.
+
+        squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, h, w], not negative: with z the last stage's
+        activations and u the logits, max(0, sum over channels of z * d(sum over bits of |u|)/dz). In the spirit of
+        Grad-CAM (Selvaraju et al., ICCV 2017), without its mean over places.
+        """
+        import torch
+
+        batch = torch.from_numpy(self.description.preprocessing.normalise(squares)).to(self.device)
+        kept: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            output.retain_grad()
+            kept.append(output)
+
+        hook = self._network.get_submodule("third").register_forward_hook(keep)
+        try:
+            with torch.enable_grad():
+                self._network(batch.requires_grad_()).logits.abs().sum().backward()
+        finally:
+            hook.remove()
+            self._network.zero_grad(set_to_none=True)
+        gradient = kept[0].grad
+        if gradient is None:
+            raise RuntimeError("the last stage has no part in the logits")
+        relevance: Floats = (kept[0] * gradient).sum(dim=1).relu().detach().cpu().numpy()
+        return relevance
 
     def check_probes(self) -> None:
         """Whether this machine's decoder and engine still give the codes that the writer's gave.

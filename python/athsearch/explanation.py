@@ -1,4 +1,4 @@
-"""What people look at: where a network looked, and a query beside its hits."""
+"""What people look at: a query beside its hits, and which places of an image made its code."""
 
 from __future__ import annotations
 
@@ -22,37 +22,36 @@ _TILE, _GAP, _LINE = 148, 10, 17  # pixels
 _WHITE, _INK, _GREY, _GREEN, _RED = (255, 255, 255), (30, 30, 30), (120, 120, 120), (20, 130, 60), (190, 50, 40)
 
 
-def overlay(square: Square, attention: Floats) -> Square:
-    """An attention map laid over the image it belongs to.
+def overlay(square: Square, relevance: Floats) -> Square:
+    """A map of relevance laid over the image it belongs to.
 
-    square: uint8 [size, size, 3]. attention: float32 [h, w]; shown from its own lowest (image darkened, in grey) to its
-    own highest value (orange to yellow), so that maps of different networks can be read alike. Returns uint8
-    [size, size, 3].
+    square: uint8 [size, size, 3]. relevance: float32 [h, w], not negative, shown in parts of its largest value: the
+    image in dim grey where it is zero, warm to yellow where it is large. Cell (i, j) lies around pixel (i size / h,
+    j size / w), where the networks' stride-2 convolutions put it. Returns uint8 [size, size, 3].
     """
-    if square.ndim != 3 or attention.ndim != 2:
-        raise ValueError(f"expected [size, size, 3] and [h, w], got {list(square.shape)} and {list(attention.shape)}")
-    low, high = float(attention.min()), float(attention.max())
-    scaled = (attention - low) / (high - low) if high > low else np.zeros_like(attention)
-    size = (square.shape[1], square.shape[0])
-    heat = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    if square.ndim != 3 or relevance.ndim != 2:
+        raise ValueError(f"expected [size, size, 3] and [h, w], got {list(square.shape)} and {list(relevance.shape)}")
+    height, width = relevance.shape
+    scaled = np.pad(relevance / max(float(relevance.max()), 1e-30), ((0, 1), (0, 1)), mode="edge").astype(np.float32)
+    size, centred = (square.shape[1], square.shape[0]), (0.5, 0.5, width + 0.5, height + 0.5)
+    heat = np.asarray(Image.fromarray(scaled).resize(size, Image.Resampling.BICUBIC, centred))
     heat = heat.clip(0, 1)[..., None]  # [h, w] -> [size, size, 1]
-    grey = square.mean(axis=2, keepdims=True)
-    colour = np.concatenate([np.full_like(heat, 255), 90 + 150 * heat, 40 * heat], axis=2)
-    mixed = grey * (1 - 0.65 * heat) * 0.8 + colour * 0.65 * heat
-    mixed_bytes: Square = mixed.clip(0, 255).astype(np.uint8)
-    return mixed_bytes
+    grey = 0.75 * square.mean(axis=2, keepdims=True)
+    warm = np.concatenate([np.full_like(heat, 255), 60 + 170 * heat, 30 * heat], axis=2)
+    mixed: Square = (grey * (1 - 0.7 * heat) + warm * 0.7 * heat).clip(0, 255).astype(np.uint8)
+    return mixed
 
 
 @dataclass(frozen=True)
 class Tile:
     """One image of a contact sheet.
 
-    image, attended: uint8 [H, W, 3], or None where there is nothing to show (a source that is gone, say).
+    image, explained: uint8 [H, W, 3], or None where there is nothing to show (a source that is gone, say).
     lines: text below. is_right: whether its label is the query's, which colours the first line; None says nothing.
     """
 
     image: Square | None
-    attended: Square | None
+    explained: Square | None
     lines: Sequence[str]
     is_right: bool | None = None
 
@@ -66,7 +65,7 @@ def answer_sheet(
     images: str | Path | None = None,
     title: str = "",
 ) -> Image.Image:
-    """A query and its hits as a contact sheet, with what the encoder looked at in each.
+    """A query and its hits as a contact sheet, with what made its code in each.
 
     query: pixels, or None for a query without an image; lines: the text below it; label: its class if that is known,
     which tells right hits from wrong ones. images: the folder the hits' sources are relative to, if it is not the one
@@ -77,7 +76,7 @@ def answer_sheet(
         if pixels is None:
             return Tile(None, None, lines, is_right)
         square = encoder.description.preprocessing.square(pixels)
-        return Tile(square, overlay(square, encoder.attention(square[None])[0]), lines, is_right)
+        return Tile(square, overlay(square, encoder.relevance(square[None])[0]), lines, is_right)
 
     tiles = []
     for rank, hit in enumerate(hits, 1):
@@ -94,9 +93,9 @@ def answer_sheet(
 
 
 def contact_sheet(query: Tile, hits: Sequence[Tile], title: str = "", n_columns: int = 5) -> Image.Image:
-    """The query on the left, its hits in rows on the right: images, attention below each, text below that."""
+    """The query on the left, its hits in rows on the right; below each image what made its code, and its text."""
     tiles = [query, *hits]
-    n_pictures = 2 if any(tile.attended is not None for tile in tiles) else 1
+    n_pictures = 2 if any(tile.explained is not None for tile in tiles) else 1
     n_lines = max(len(tile.lines) for tile in tiles)
     cell_width = _TILE + _GAP
     cell_height = n_pictures * (_TILE + 3) + n_lines * _LINE + _GAP
@@ -117,7 +116,7 @@ def contact_sheet(query: Tile, hits: Sequence[Tile], title: str = "", n_columns:
 
 def _draw_tile(sheet: Image.Image, tile: Tile, x: int, y: int, n_pictures: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    for picture in (tile.image, tile.attended)[:n_pictures]:
+    for picture in (tile.image, tile.explained)[:n_pictures]:
         if picture is None:
             draw.rectangle([x, y, x + _TILE - 1, y + _TILE - 1], outline=_GREY)
             draw.text((x + 8, y + _TILE // 2 - 8), "no image", _GREY, font=ImageFont.load_default(13))

@@ -20,7 +20,6 @@ class TrainingSettings:
     scaling: "centred" (RGB, aspect ratio kept, about -2..2) or "raw" (BGR, stretched, 0..255).
     lr, schedule: Adam's rate, "constant" or "cosine" (with a short rise before). weight_decay: decoupled.
     average: decay of the running mean of weights, which is what is kept; 0 keeps the weights themselves.
-    class_power: 1 shows classes in proportion to their sizes, 0 equally often (losses on balanced batches only).
     flips: "auto" (both ways, but for grey images, radiographs most likely, left to right only), "both", "horizontal"
     or "none". augment: whether images are varied at all.
     validation_share: of the training images, held out where the source has no "val" split, to choose the epoch whose
@@ -40,7 +39,6 @@ class TrainingSettings:
     schedule: str
     weight_decay: float
     average: float
-    class_power: float
     augment: bool
     flips: str
     validation_share: float
@@ -60,7 +58,6 @@ class TrainingSettings:
             ("seed", 0, math.inf),
             ("weight_decay", 0, math.inf),
             ("average", 0, 0.9999),
-            ("class_power", 0, 1),
             ("validation_share", 0, 0.5),
         ):
             if not lowest <= getattr(self, name) <= highest:
@@ -92,7 +89,6 @@ RECIPES: dict[str, TrainingSettings] = {
         schedule="constant",
         weight_decay=0.0,
         average=0.0,
-        class_power=1.0,
         augment=False,
         flips="none",
         validation_share=0.0,
@@ -110,7 +106,6 @@ RECIPES: dict[str, TrainingSettings] = {
         schedule="cosine",
         weight_decay=5e-4,
         average=0.99,
-        class_power=0.25,
         augment=True,
         flips="auto",
         validation_share=0.15,

@@ -111,7 +111,7 @@ def index(
     metavar="COLUMN",
     help="Leave out cases with the query's value here. Repeatable.",
 )
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet (PNG): query, hits, attention.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
 @click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
 @key_option
 @device_option

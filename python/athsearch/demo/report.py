@@ -57,7 +57,7 @@ def write_report(path: Path, report: Report) -> None:
         f"<b>{scores.macro.precision:.0%}</b> have the query's class (mean over classes); a random order would give "
         f"{scores.chance.precision:.0%}.</p>",
         "<h2>What came back</h2><p class=note>Left: the query. Right: the nearest cases by Hamming distance; "
-        "below each image, where the network looked (orange). Green labels are the query's class.</p>",
+        "below each image, which places made its code (yellow). Green labels are the query's class.</p>",
         *(f"<h3>{escape(caption)}</h3>{_image(_png(sheet), caption)}" for caption, sheet in report.sheets.items()),
         "<h2>How well</h2>",
         _scores_table(scores),

@@ -7,6 +7,7 @@ To add one: write a class like those below and enter it in LOSSES.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -21,16 +22,16 @@ class Loss(Protocol):
     """What training expects of a loss.
 
     batches: "triplets" (rows are n anchors, then their n positives, then their n negatives; each third went through the
-    network by itself) or "balanced" (one forward pass over rows of several classes, every class at least twice).
+    network by itself) or "balanced" (one forward pass over rows of several classes, equally many of each).
     """
 
     batches: ClassVar[str]
 
-    def __init__(self, bits: int, n_classes: int, shares: Tensor) -> None:
-        """shares: float32 [n_classes], the share of each class among the rows of training batches."""
+    def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
+        """class_sizes: how many training images each class has."""
 
     def __call__(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
-        """labels: int64 [B], from 0 to n_classes - 1."""
+        """labels: int64 [B], from 0 to the number of classes - 1."""
 
 
 class TripletCrossEntropy:
@@ -46,7 +47,7 @@ class TripletCrossEntropy:
     batches: ClassVar[str] = "triplets"
     margin: ClassVar[float] = 0.5
 
-    def __init__(self, bits: int, n_classes: int, shares: Tensor) -> None:
+    def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
         self.bits = bits
 
     def __call__(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
@@ -65,14 +66,15 @@ class CentreTriplet:
     """The default recipe's loss: every class has a far-away target code, and triplets shape what lies between.
 
     With u the logits, h = u / |u|, c_y the centre of class y (of +1 and -1, over sqrt(B)):
-        L_centre = CE(s (cos(h, c_j) - m [j = y]))
-            margin softmax, s = 8, m = 0.2 (Hoe et al., One loss for all: deep hashing with a single cosine similarity
-            based learning objective, NeurIPS 2021)
+        L_centre = CE(s (cos(h, c_j) - m_y [j = y]))
+            margin softmax, s = 8 (Hoe et al., One loss for all: deep hashing with a single cosine similarity based
+            learning objective, NeurIPS 2021); m_y = 0.2 min(3, sqrt(n_max / n_y)), n images of a class: batches show
+            all classes equally often, but a query later meets them in their natural numbers, so rare classes must win
+            by more (margins by class size: Cao et al., LDAM, NeurIPS 2019)
         L_triplet = mean of softplus(s (cos(h_a, h_n) - cos(h_a, h_p) + 0.3)) / s
             over all pairs a, p of a class, each with one semi-hard negative; on angles, for the sign takes norms away
-        L_class = CE(g(h) + log(shares)) / 2
-            class layer on the code, logits adjusted for the share of each class in the batches (Menon et al., Long-tail
-            learning via logit adjustment, ICLR 2021)
+        L_class = CE(g(h)) / 2
+            class layer on the code
         L_code = (1 - cos(u, sign u)) / 20
             how much the sign takes away
     A batch without triplets (one class, or no class twice) has L_triplet = 0.
@@ -81,23 +83,24 @@ class CentreTriplet:
     batches: ClassVar[str] = "balanced"
     scale: ClassVar[float] = 8.0
     centre_margin: ClassVar[float] = 0.2
+    largest_margin: ClassVar[float] = 0.6
     triplet_margin: ClassVar[float] = 0.3
 
-    def __init__(self, bits: int, n_classes: int, shares: Tensor) -> None:
-        self.centres = class_centres(bits, n_classes) / math.sqrt(bits)  # [n_classes, bits]
-        self.log_shares = shares.log()
+    def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
+        sizes = torch.tensor(class_sizes, dtype=torch.float32)
+        self.centres = class_centres(bits, len(sizes)) / math.sqrt(bits)  # [n_classes, bits]
+        self.margins = (self.centre_margin * (sizes.max() / sizes).sqrt()).clamp(max=self.largest_margin)
 
     def __call__(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
         """Training rows: see `Loss`. Any number of rows from one on is allowed."""
         code = functional.normalize(output.logits)  # [B, bits]
-        centres, log_shares = self.centres.to(code), self.log_shares.to(code)
-        own = functional.one_hot(labels, len(centres))
-        to_centres = code @ centres.T - self.centre_margin * own  # [B, n_classes]
+        centres, margins = self.centres.to(code), self.margins.to(code)
+        to_centres = code @ centres.T - margins * functional.one_hot(labels, len(centres))  # [B, n_classes]
         kept_by_sign = code.abs().sum(dim=1) / math.sqrt(code.shape[1])
         return {
             "centre": functional.cross_entropy(self.scale * to_centres, labels),
             "triplet": self._triplet(code @ code.T, labels),
-            "class": 0.5 * functional.cross_entropy(output.class_logits + log_shares, labels),
+            "class": 0.5 * functional.cross_entropy(output.class_logits, labels),
             "code": 0.05 * (1 - kept_by_sign).mean(),
         }
 

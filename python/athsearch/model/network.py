@@ -92,8 +92,8 @@ class ATHNet(nn.Module):
 
 
 class ResidualATHNet(nn.Module):
-    """ATH's parts, rearranged: attention after every stage as x (1 + A(x)), which cannot switch a signal off, average
-    pooling of 128 channels instead of one channel flattened, and the class layer on the code.
+    """ATH's parts, rearranged: attention after every stage as x (1 + A(x)), which cannot switch a signal off,
+    pooling of 128 channels (mean and maximum) instead of one channel flattened, and the class layer on the code.
 
     The code is u = BN(W z) without affine parameters, so that each bit is set for about half of all images (Hoe et al.,
     One loss for all: deep hashing with a single cosine similarity based learning objective, NeurIPS 2021). The class
@@ -110,7 +110,7 @@ class ResidualATHNet(nn.Module):
         self.first, self.first_attention = ResidualBlock(24, 32, shortcut_kernel=1), SpatialAttention()
         self.second, self.second_attention = ResidualBlock(32, 64, shortcut_kernel=1), SpatialAttention()
         self.third, self.third_attention = ResidualBlock(64, 128, shortcut_kernel=1), SpatialAttention()
-        self.hash_layer = nn.Linear(128, bits, bias=False)
+        self.hash_layer = nn.Linear(2 * 128, bits, bias=False)
         self.hash_norm = nn.BatchNorm1d(bits, affine=False)
         self.class_layer = nn.Linear(bits, n_classes)
         _draw_weights(self)
@@ -126,7 +126,8 @@ class ResidualATHNet(nn.Module):
         attention = self.second_attention(x)
         x = self.third(x * (1 + attention))  # -> [B, 128, 6, 6]
         x = x * (1 + self.third_attention(x))
-        logits = self.hash_norm(self.hash_layer(x.mean(dim=(2, 3))))  # -> [B, 128] -> [B, bits]
+        features = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)  # -> [B, 256]
+        logits = self.hash_norm(self.hash_layer(features))  # -> [B, bits]
         code = functional.normalize(logits) * logits.shape[1] ** 0.5
         return Output(logits, self.class_layer(code), attention)
 

@@ -1,0 +1,113 @@
+"""Which images of a source training uses, and reading them into memory once."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .data import Item, Source
+from .errors import ImageError, SourceError
+from .parallel import map_ahead
+from .preprocessing import Preprocessing
+from .recipes import TrainingSettings
+from .types import Square
+
+MEMORY_BYTES = 2 << 30  # decoded images beyond this go to a temporary file that the system pages in and out
+N_AHEAD = 64  # images decoded ahead
+UNREADABLE_SHARE = 0.05
+
+
+def divide(source: Source, validation: Source | None, settings: TrainingSettings) -> tuple[Source, Source | None]:
+    """The images to train on and those to choose the best epoch by."""
+    images = source.split("train") if source.splits else source
+    if validation is None and "val" in source.splits:
+        validation = source.split("val")
+    for part in (images, validation):
+        if part is None:
+            continue
+        if len(part) == 0:
+            raise SourceError(f"{part.root}: no images")
+        for item in part.items:
+            if item.label is None:
+                raise SourceError(f"{part.root}: training needs the label of every image; {item.source} has none")
+    check_classes([str(item.label) for item in images.items], str(source.root))
+    if validation is None and settings.validation_share:
+        share = settings.validation_share
+        divided = images.divided({"train": 1 - share, "val": share}, seed=settings.seed)
+        images, validation = divided.split("train"), divided.split("val")
+        where = f"{source.root}, after holding out {share:.0%} to validate"
+        check_classes([str(item.label) for item in images.items], where)
+    return images, validation
+
+
+def check_classes(labels: list[str], where: str) -> None:
+    """Raises SourceError, naming the class, unless there are two classes or more, each with two images or more."""
+    counts = Counter(labels)
+    if len(counts) == 1:
+        raise SourceError(f"{where}: training needs two classes or more; all images are of class {labels[0]!r}")
+    rarest = min(counts, key=lambda name: (counts[name], name))
+    if counts[rarest] < 2:
+        raise SourceError(f"{where}: class {rarest!r} has one image; training needs two or more of every class")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded images of a source in its order: squares uint8 [N, size, size, 3], and the items they came from."""
+
+    squares: Square
+    items: tuple[Item, ...]
+    n_unreadable: int
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The class of each image."""
+        return [str(item.label) for item in self.items]
+
+
+def read_pictures(
+    source: Source,
+    preprocessing: Preprocessing,
+    on_read: Callable[[], None],
+    on_unreadable: Callable[[ImageError], None],
+) -> Pictures:
+    """Decodes every image of the source. `on_read` is called after each, `on_unreadable` for one that cannot be used.
+
+    Raises SourceError, naming the first, where more than one in twenty cannot be used.
+    """
+    shape = (len(source), preprocessing.size, preprocessing.size, 3)
+    squares: Square
+    if math.prod(shape) > MEMORY_BYTES:
+        with tempfile.TemporaryFile(prefix="athsearch-") as file:  # lives until the mapping goes
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+            squares = np.memmap(file, np.uint8, "w+", shape=shape)
+    else:
+        squares = np.empty(shape, np.uint8)
+
+    def read(item: Item) -> Square | ImageError:
+        try:
+            return preprocessing.square(source.pixels(item))
+        except ImageError as error:
+            return error
+
+    kept: list[Item] = []
+    unreadable: list[ImageError] = []
+    for item, square in zip(source.items, map_ahead(read, source.items, N_AHEAD), strict=True):
+        if isinstance(square, ImageError):
+            unreadable.append(square)
+            on_unreadable(square)
+            if len(unreadable) > UNREADABLE_SHARE * len(source):
+                share = f"{UNREADABLE_SHARE:.0%}"
+                raise SourceError(f"more than {share} of {len(source)} images cannot be used; first {unreadable[0]}")
+        else:
+            squares[len(kept)] = square
+            kept.append(item)
+        on_read()
+    return Pictures(squares[: len(kept)], tuple(kept), len(unreadable))

@@ -1,0 +1,372 @@
+"""Training: a labelled source and settings in, an encoder out; the same seed gives the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._training_batches import Rows, augment, balanced_batches, draw_triplets, is_grey
+from ._training_images import Pictures, check_classes, divide, read_pictures
+from ._training_run import RunFolder, State, flatten_optimiser, restore_optimiser
+from .codes import Codes
+from .data import Source
+from .encoder import Encoder
+from .errors import ImageError, ModelError, SourceError
+from .evaluation import evaluate
+from .model.checkpoint import ModelDescription
+from .model.losses import LOSSES, Loss
+from .model.network import NETWORKS, Output
+from .plots import training_curves
+from .recipes import RECIPES, TrainingSettings, recipe_settings
+from .types import Square
+
+__all__ = ["RECIPES", "EpochReport", "StepReport", "TrainingSettings", "recipe_settings", "train"]
+
+K = 10  # of the validation figure, macro precision at k
+MAX_VALIDATION_CASES = 2500  # more would cost time without telling more
+MAX_VALIDATION_QUERIES = 1000
+Entry = TypeVar("Entry")
+
+WARM_UP_SHARE = 0.05
+CODES_A_BATCH = 64
+
+# Streams of random numbers: each epoch draws from its own, so that nothing need be kept to go on after a stop.
+_TRIPLETS, _VALIDATION, _EPOCH = range(3)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch. Counts from 1.
+
+    loss: mean over steps, the sum of `parts`. validation: macro precision at 10 by Hamming distance, expectation over
+    ties, of validation images asked against training images; None where there are none. best_epoch: whose weights would
+    be kept if training ended here. lr: of the last step. seconds: of wall time, validation included.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    parts: dict[str, float]
+    validation: float | None
+    best_epoch: int
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Where a run stands within an epoch, or within reading the images (epoch 0, a step an image, no loss)."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+
+
+def train(
+    source: Source,
+    settings: TrainingSettings = RECIPES["default"],
+    *,
+    validation: Source | None = None,
+    run_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: Callable[[EpochReport], None] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_unreadable: Callable[[ImageError], None] | None = None,
+) -> Encoder:
+    """Trains on the source's "train" split, or on all of it if it has no splits.
+
+    validation: images to choose the best epoch by; else the source's "val" split, else images held out by patient.
+    run_dir: a folder that gets weights.safetensors, history.json and curves.png, and from which an interrupted run goes
+    on after its last whole epoch to the weights that it would have had, on the same machine, without interruption.
+    A run that is finished there is loaded and returned at once.
+    progress is called after each epoch, on_step after each step and each image read. An image that cannot be used goes
+    to on_unreadable and is left out.
+
+    Raises SourceError for a source that cannot be trained on (no labels, one class, a class of one image, an empty
+    split, fewer images than a batch of triplets, more than one image in twenty unusable); CheckpointError where run_dir
+    holds another run or an unusable file; ModelError where the loss is no longer a number; ValueError for a setting
+    that names nothing known.
+    """
+    training_items, validation_items = divide(source, validation, settings)
+    run = None
+    if run_dir is not None:
+        run = RunFolder(Path(run_dir), _identity(training_items, validation_items, settings))
+        if run.is_finished():
+            return Encoder.load(run.weights, device)
+
+    n_read, n_images = 0, len(training_items) + (len(validation_items) if validation_items else 0)
+
+    def on_read() -> None:
+        nonlocal n_read
+        n_read += 1
+        if on_step:
+            on_step(StepReport(0, settings.epochs, n_read, n_images, None))
+
+    def read(part: Source) -> Pictures:
+        return read_pictures(part, settings.preprocessing(), on_read, on_unreadable or (lambda error: None))
+
+    pictures = read(training_items)
+    held_out = read(validation_items) if validation_items else None
+    check_classes(pictures.labels, f"{source.root}, without the images that cannot be used")
+    return _Training(pictures, held_out, settings, device).run(run, progress, on_step)
+
+
+class _Training:
+    """One run: its network, its averaged weights, its optimiser, and how they change from epoch to epoch."""
+
+    def __init__(
+        self, pictures: Pictures, validation: Pictures | None, settings: TrainingSettings, device: str
+    ) -> None:
+        self.settings = settings
+        self.squares = pictures.squares
+        self.labels = pictures.labels
+        self.names = tuple(sorted(set(self.labels)))
+        numbers = {name: number for number, name in enumerate(self.names)}
+        self.classes = np.array([numbers[label] for label in self.labels], np.int64)
+        self.n_unreadable = pictures.n_unreadable + (validation.n_unreadable if validation else 0)
+        self.validation = _Validation(pictures, validation, settings.seed) if validation else None
+        self.preprocessing = settings.preprocessing()
+        self.flips = settings.flips
+        self.grey = is_grey(self.squares)
+        if self.flips == "auto":
+            self.flips = "horizontal" if self.grey else "both"
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(settings.seed)
+            self.network = _known(NETWORKS, "network", settings.network)(settings.size, settings.bits, len(self.names))
+            self.average = NETWORKS[settings.network](settings.size, settings.bits, len(self.names))
+        self.average.load_state_dict(self.network.state_dict())
+        self.description = ModelDescription(
+            network=settings.network,
+            bits=settings.bits,
+            classes=self.names,
+            preprocessing=self.preprocessing,
+            recipe=settings.recipe,
+            settings=dataclasses.asdict(settings),
+        )
+        self.device = Encoder(self.average, self.description, device).device
+        self.network.to(self.device)
+        self.loss: Loss = _known(LOSSES, "loss", settings.loss)(settings.bits, np.bincount(self.classes).tolist())
+        groups: list[dict[str, Any]] = [
+            {"params": [weights for weights in self.network.parameters() if weights.ndim > 1]},
+            {"params": [weights for weights in self.network.parameters() if weights.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.best: dict[str, Tensor] = {}
+        self.history: list[EpochReport] = []
+
+    def run(
+        self,
+        folder: RunFolder | None,
+        progress: Callable[[EpochReport], None] | None,
+        on_step: Callable[[StepReport], None] | None,
+    ) -> Encoder:
+        kept = folder.load() if folder else None
+        if kept:
+            self._restore(*kept)
+        for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
+            report = self._epoch(epoch, on_step)
+            self.history.append(report)
+            if report.best_epoch == epoch:
+                self.best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+            if folder:
+                folder.save(self._state(), {"history": self._plain_history()})
+                folder.write_history(self._plain_history(), finished=False, summary={})
+            if progress:
+                progress(report)
+
+        self.average.load_state_dict(self.best)
+        summary = self._summary()
+        encoder = Encoder(self.average, dataclasses.replace(self.description, training=summary), self.device)
+        if folder:
+            encoder.save(folder.weights)
+            training_curves(self.history, folder.curves)
+            folder.write_history(self._plain_history(), finished=True, summary=summary)
+            folder.drop_state()
+        return encoder
+
+    def _epoch(self, epoch: int, on_step: Callable[[StepReport], None] | None) -> EpochReport:
+        start = time.perf_counter()
+        rng = self._rng(_EPOCH, epoch)
+        batches = list(self._batches(rng))
+        if not batches:
+            raise SourceError(
+                f"{len(self.labels)} training images do not fill one batch of {self.settings.batch} triplets"
+            )
+        sums: dict[str, float] = {}
+        self.network.train()
+        for step, rows in enumerate(batches, 1):
+            n_before = (epoch - 1) * len(batches) + step - 1
+            rate = self._rate(n_before, len(batches) * self.settings.epochs)
+            parts = self._step(rows, rate, n_before, rng)
+            sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
+            if on_step:
+                on_step(StepReport(epoch, self.settings.epochs, step, len(batches), sum(parts.values())))
+        means = {name: value / len(batches) for name, value in sums.items()}
+        loss = sum(means.values())
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"training diverged in epoch {epoch} (loss {loss}); a smaller lr than {self.settings.lr} helps"
+            )
+        encoder = Encoder(self.average, self.description, self.device)
+        validation = self.validation.measure(encoder) if self.validation else None
+        report = EpochReport(
+            epoch=epoch,
+            epochs=self.settings.epochs,
+            loss=loss,
+            parts=means,
+            validation=validation,
+            best_epoch=epoch,
+            lr=rate,
+            seconds=round(time.perf_counter() - start, 3),
+        )
+        best = min([*self.history, report], key=self._worse)
+        return dataclasses.replace(report, best_epoch=best.epoch)
+
+    def _worse(self, report: EpochReport) -> float:
+        chosen_by_loss = self.settings.validation_share == 0 or report.validation is None
+        return report.loss if chosen_by_loss else -float(report.validation or 0.0)
+
+    def _batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+        """Rows int64 [batch], or [3, batch] of triplets."""
+        batch = self.settings.batch
+        if self.loss.batches == "balanced":
+            yield from balanced_batches(self.classes, batch, rng)
+            return
+        triplets = draw_triplets(self.classes, self._rng(_TRIPLETS))  # the same ones every epoch, in another order
+        order = rng.permutation(len(triplets))
+        for start in range(0, len(order) - batch + 1, batch):
+            yield triplets[order[start : start + batch]].T
+
+    def _step(self, rows: Rows, rate: float, n_before: int, rng: np.random.Generator) -> dict[str, float]:
+        # A triplet's parts go through the network one after the other, for each batch has its own BatchNorm statistics.
+        outputs = [self.network(self._images(part, rng)) for part in np.atleast_2d(rows)]
+        output = Output(*(torch.cat(values) for values in zip(*outputs, strict=True)))
+        labels = torch.from_numpy(self.classes[rows.reshape(-1)]).to(self.device)
+        parts = self.loss(output, labels)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        # The first weights are soon forgotten: the mean reaches back over at most a tenth of the steps so far.
+        decay = min(self.settings.average, (1 + n_before) / (10 + n_before))
+        with torch.no_grad():
+            for mean, now in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(now, 1 - decay)
+                else:
+                    mean.copy_(now)
+        return {name: value.item() for name, value in parts.items()}
+
+    def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
+        """Float32 [B, 3, size, size], varied and normalised. Rows [B]."""
+        if not self.settings.augment:
+            return torch.from_numpy(self.preprocessing.normalise(self.squares[rows])).to(self.device)
+        images = torch.from_numpy(self.squares[rows]).to(self.device).permute(0, 3, 1, 2).float().contiguous()
+        images = augment(images, self.flips, self.grey, rng)
+        if self.preprocessing.channels == "BGR":
+            images = images.flip(1)
+        scaling = torch.tensor([self.preprocessing.mean, self.preprocessing.std], device=images.device)
+        mean, std = scaling.view(2, 3, 1, 1)
+        return images.sub_(mean).div_(std)
+
+    def _rate(self, n_before: int, n_steps: int) -> float:
+        if self.settings.schedule == "constant":
+            return self.settings.lr
+        rise = min(1.0, (n_before + 1) / max(1.0, WARM_UP_SHARE * n_steps))
+        return self.settings.lr * rise * 0.5 * (1 + math.cos(math.pi * n_before / n_steps))
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, *stream])
+
+    def _state(self) -> State:
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimiser": flatten_optimiser(self.optimiser),
+        }
+
+    def _restore(self, state: State, notes: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        restore_optimiser(self.optimiser, state["optimiser"])
+        self.history = [EpochReport(**report) for report in notes["history"]]
+
+    def _plain_history(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(report) for report in self.history]
+
+    def _summary(self) -> dict[str, Any]:
+        best = self.history[self.history[-1].best_epoch - 1]
+        return {
+            "n_images": len(self.labels),
+            "n_validation_images": self.validation.n_images if self.validation else 0,
+            "n_unreadable": self.n_unreadable,
+            "best_epoch": best.epoch,
+            "loss": best.loss,
+            f"validation_macro_precision_at_{K}": best.validation,
+        }
+
+
+class _Validation:
+    """A fixed choice of validation images, as even over the classes as can be, asked against training images."""
+
+    def __init__(self, database: Pictures, queries: Pictures, seed: int) -> None:
+        rng = np.random.default_rng([seed, _VALIDATION])
+        self.n_images = len(queries.items)
+        cases = rng.permutation(len(database.items))[:MAX_VALIDATION_CASES]
+        self._database, self._database_labels = _chosen(database, cases)
+        shuffled = rng.permutation(len(queries.items))
+        n_seen: Counter[str] = Counter()
+        place_in_class = np.empty(len(shuffled), np.int64)
+        for row in shuffled:
+            place_in_class[row] = n_seen[queries.labels[row]]
+            n_seen[queries.labels[row]] += 1
+        self._queries, self._query_labels = _chosen(
+            queries, place_in_class.argsort(kind="stable")[:MAX_VALIDATION_QUERIES]
+        )
+
+    def measure(self, encoder: Encoder) -> float:
+        """Macro precision at K by Hamming distance, expectation over ties."""
+        codes = [_encode(encoder, squares) for squares in (self._database, self._queries)]
+        return evaluate(codes[0], self._database_labels, codes[1], self._query_labels, K).macro.precision
+
+
+def _chosen(pictures: Pictures, rows: Rows) -> tuple[Square, list[str]]:
+    return pictures.squares[np.sort(rows)], [pictures.labels[row] for row in np.sort(rows)]
+
+
+def _encode(encoder: Encoder, squares: Square) -> Codes:
+    batches = [squares[start : start + CODES_A_BATCH] for start in range(0, len(squares), CODES_A_BATCH)]
+    return Codes.from_logits(np.concatenate([encoder.logits_of_squares(batch) for batch in batches]))
+
+
+def _identity(images: Source, validation: Source | None, settings: TrainingSettings) -> dict[str, Any]:
+    """What must be equal for a run to go on: every setting, and a digest of the images' names and labels."""
+    digest = hashlib.sha256()
+    for part in (images, validation):
+        listed = [(item.source, item.label) for item in part.items] if part else None
+        digest.update(json.dumps(listed).encode())
+    return {**dataclasses.asdict(settings), "images": digest.hexdigest()[:16]}
+
+
+def _known(registry: Mapping[str, Entry], what: str, name: str) -> Entry:
+    if name not in registry:
+        raise ValueError(f"{what} must be one of {', '.join(registry)}; got {name!r}")
+    return registry[name]

@@ -1,0 +1,59 @@
+"""Overlays and contact sheets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from athsearch.encoder import Encoder
+from athsearch.explanation import Tile, contact_sheet, overlay
+from conftest import draw_image
+
+
+def test_relevance_is_the_share_of_each_place(encoder: Encoder) -> None:
+    squares = encoder.squares([draw_image(1), draw_image(2)])
+    relevance = encoder.relevance(squares)
+    assert relevance.shape == (2, 4, 4)
+    assert relevance.min() >= 0
+    assert relevance.max() > 0
+    assert np.allclose(relevance[1], encoder.relevance(squares[1:])[0], rtol=1e-3, atol=1e-5)
+    # Explaining leaves no trace in the network.
+    assert np.array_equal(encoder.logits_of_squares(squares), encoder.logits_of_squares(squares))
+    assert all(parameter.grad is None for parameter in encoder._network.parameters())
+
+
+def test_what_is_hidden_matters_most_where_relevance_is_high(encoder: Encoder) -> None:
+    square = encoder.squares([draw_image(3)])
+    relevance = encoder.relevance(square)[0]
+    change = np.zeros((4, 4))
+    for row in range(4):
+        for column in range(4):
+            hidden = square.copy()
+            hidden[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 127
+            change[row, column] = np.abs(encoder.logits_of_squares(hidden) - encoder.logits_of_squares(square)).sum()
+    ranks = [np.argsort(np.argsort(values.ravel())) for values in (relevance, change)]
+    assert np.corrcoef(*ranks)[0, 1] > 0
+
+
+def test_overlay_is_warm_where_relevance_is_high_and_grey_elsewhere() -> None:
+    square = np.full((64, 64, 3), 100, np.uint8)
+    relevance = np.zeros((4, 4), np.float32)
+    relevance[1, 2] = 7
+    mixed = overlay(square, relevance).astype(int)
+    warmth = mixed[..., 0] - mixed[..., 2]
+    assert warmth[16, 32] == warmth.max() > 100
+    assert warmth[60, 60] == warmth[0, 0] == 0
+    assert np.array_equal(overlay(square, relevance * 0), np.full((64, 64, 3), 75, np.uint8))
+    with pytest.raises(ValueError, match=r"\[h, w\]"):
+        overlay(square, relevance[None])
+
+
+def test_a_sheet_has_room_for_every_hit() -> None:
+    image = draw_image(4, 64)
+    tile = Tile(image, image, ["a label", "a very long line about where this image came from"], True)
+    narrow, wide = contact_sheet(tile, [tile]), contact_sheet(tile, [tile] * 11, "a title")
+    assert wide.width > narrow.width
+    assert wide.height > 2 * narrow.height
+    assert contact_sheet(tile, []).size == narrow.size
+    gone = Tile(None, None, ["no label"])
+    assert contact_sheet(gone, [gone]).height < narrow.height
