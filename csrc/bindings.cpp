@@ -17,7 +17,7 @@ using athsearch::Queries;
 
 namespace {
 
-// An array as NumPy hands it over: no copy and no cast behind the caller's back.
+// athsearch.index hands over arrays of the right type, C-contiguous and aligned; they are read in place.
 using WordArray = py::array_t<uint64_t, py::array::c_style>;
 
 const uint64_t* checked_words(const WordArray& array, const char* what, py::ssize_t n_words) {
@@ -116,9 +116,9 @@ PYBIND11_MODULE(_scan, module) {
   module.def(
       "selected_kernel", [](const std::string& name) { return athsearch::select_kernel(name).name; },
       py::arg("name") = "", "The kernel a search uses: the named one, else ATHSEARCH_KERNEL's, else the fastest.");
-  module.def("top_k", &top_k, py::arg("segments"), py::arg("queries"), py::arg("k"), py::arg("mask"),
+  module.def("top_k", &top_k, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("k"), py::arg("mask"),
              py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
              "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
-  module.def("within", &within, py::arg("segments"), py::arg("queries"), py::arg("radius"), py::arg("mask"),
+  module.def("within", &within, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("radius"), py::arg("mask"),
              py::arg("threads"), py::arg("kernel"), "(offsets, rows, distances), hits ordered by (distance, row).");
 }

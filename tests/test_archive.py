@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +18,23 @@ import pytest
 from PIL import Image
 
 from athsearch.archive.archive import Archive
-from athsearch.archive.catalogue import Catalogue
+from athsearch.archive.catalogue import Catalogue, NewCase
+from athsearch.archive.segment import write_segment
 from athsearch.codes import Codes
-from athsearch.data import Source, open_source
+from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.errors import (
     ArchiveError,
     ArchiveLocked,
+    AthsearchError,
     CatalogueError,
     CorruptImage,
     FormatVersion,
     ModelMismatch,
     SegmentCorrupt,
+    SourceError,
 )
+from athsearch.evaluation import evaluate_archive
 from conftest import draw_image
 
 
@@ -81,6 +86,8 @@ def test_where_is_an_expression_over_columns(archive: Archive) -> None:
     assert found("eye IS NULL -- right eyes") == [1, 3, 5, 7, 9, 11]
     assert found("source LIKE '1%' OR id = 3") == [3, 11, 12]
     assert found("age > 1000") == []
+    assert found("id > 10") == [11, 12]
+    assert found("1") == list(range(1, 13))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,43 @@ def test_what_is_there_is_recognised(archive: Archive, source: Source) -> None:
     assert archive.case(13).source == "03.png"
 
 
+def test_what_is_there_under_another_label_is_counted_and_kept(archive: Archive, source: Source) -> None:
+    items = tuple(replace(item, label="c" if item.source == "03.png" else None, patient=None) for item in source.items)
+    report = archive.add(replace(source, items=items))
+    assert (report.n_present, report.n_differing) == (12, 1)
+    assert archive.case(4).label == "b"
+
+
+def test_records_may_have_any_letters(tmp_path: Path, encoder: Encoder) -> None:
+    Image.fromarray(draw_image(1)).save(tmp_path / "1.png")
+    (tmp_path / "cases.csv").write_text("path,label,größe,Käse's\n1.png,ä,41,mürb\n", encoding="utf-8")
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(open_source(tmp_path / "cases.csv"))
+        assert ids_of(archive.search(draw_image(1), where="größe > 40 AND label = 'ä'")) == [1]
+        assert ids_of(archive.search(draw_image(1), where="\"Käse's\" = 'mürb'")) == [1]
+        assert archive.search(draw_image(1), exclude_same=("größe",), record={"größe": 41}) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "word"),
+    [
+        ({"a": float("nan")}, "no number"),
+        ({'a"b': 1}, "quote"),
+        ({"a\\b": 1}, "backslash"),
+        ({"AGE": 1}, "'AGE' cannot be stored beside 'age'"),
+        ({"id": 1, "record_id": 2}, "cannot be stored beside"),
+        ({"b": 1, "B": 2}, "cannot be stored beside"),
+    ],
+)
+def test_records_that_cannot_be_stored_are_refused_before_anything_is_done(
+    archive: Archive, source: Source, record: dict[str, float], word: str
+) -> None:
+    with pytest.raises(SourceError, match=word):
+        archive.add(replace(source, items=(*source.items, Item("new.png", "a", None, None, record))))
+    assert archive.n_cases == 12
+    assert archive.columns == ["id", "source", "label", "patient", "split", "age", "eye"]
+
+
 def test_deleted_cases_are_gone_and_stay_so(archive: Archive, source: Source, encoder: Encoder) -> None:
     assert archive.delete([3, 5]) == 2
     assert archive.n_cases == 10
@@ -211,6 +255,40 @@ def test_readers_see_whole_commits_as_they_come(archive: Archive, source: Source
         assert 13 in ids_of(reader.search(draw_image(50), k=1, exclude_same=()))
         archive.delete([13])
         assert reader.n_cases == 12
+
+
+def test_searching_and_writing_in_threads_do_not_wait_for_each_other(
+    archive: Archive, source: Source, encoder: Encoder
+) -> None:
+    for number in range(100, 400):
+        Image.fromarray(draw_image(number)).save(source.root / f"{number}.png")
+    grown = open_source(source.root)
+    parts = [replace(grown, items=grown.items[:end]) for end in range(40, len(grown) + 1, 40)]
+    n_searches = 0
+    with ThreadPoolExecutor(1) as pool:
+        begin = time.monotonic()
+        added = pool.submit(lambda: [archive.add(part).n_added for part in parts])
+        while not added.done():
+            assert all(hit.case.id > 1 for hit in archive.search_case(1, k=20, where="id > 1"))
+            n_searches += 1
+        assert sum(added.result()) == 300 - (len(grown) - 40 * len(parts))
+    assert n_searches > 1
+    assert time.monotonic() - begin < 25  # a deadlock would end after 30 s
+
+
+def test_a_query_does_not_find_itself_whoever_knows_its_patient(
+    archive: Archive, source: Source, tmp_path: Path, encoder: Encoder
+) -> None:
+    strangers = replace(source, items=tuple(replace(item, patient=None) for item in source.items))
+    known = evaluate_archive(archive, source, k=3)
+    assert known.n_left_out == 12
+    assert evaluate_archive(archive, strangers, k=3).scores.to_dict() == known.scores.to_dict()
+    with Archive.create(tmp_path / "strangers", encoder) as other:
+        other.add(strangers)
+        # Either eye names its patient when it asks, so it leaves out what the other eye, an equal image, is.
+        assert evaluate_archive(other, source, k=3).scores.to_dict() == known.scores.to_dict()
+        alone = evaluate_archive(other, strangers, k=1).scores
+        assert alone.micro.precision < 1
 
 
 def test_a_second_writer_is_told_so(archive: Archive, source: Source) -> None:
@@ -289,6 +367,65 @@ def test_damage_is_named_at_opening(archive: Archive, tmp_path: Path) -> None:
         Archive.open(copy)
 
 
+def test_damage_is_an_error_never_a_crash(archive: Archive, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codes = archive.database().codes[:1]
+    archive.close()
+    outcomes = {True: 0, False: 0}
+    for name in ("catalogue.sqlite", f"segments/{1:012d}.npy"):
+        whole = (archive.path / name).read_bytes()
+        for _ in range(150):
+            damaged = bytearray(whole[: rng.integers(len(whole))] if rng.random() < 0.2 else whole)
+            for place in rng.integers(0, max(len(damaged), 1), 8):
+                if len(damaged):
+                    # Mostly where structure lies: headers, and the text of the schema and of records.
+                    place = place if rng.random() < 0.5 else place % min(len(damaged), 4096)
+                    damaged[place] = rng.integers(256)
+            (archive.path / name).write_bytes(damaged)
+            try:
+                with Archive.open(archive.path, device="cpu") as opened:
+                    opened.search(codes)
+                    opened.search(codes, where="age > 3")
+                    opened.database()
+                outcomes[True] += 1
+            except AthsearchError:
+                outcomes[False] += 1
+        (archive.path / name).write_bytes(whole)
+    assert min(outcomes.values()) > 20
+
+
+def test_ids_are_whole_numbers_of_any_kind(archive: Archive) -> None:
+    for id in archive.database().ids:
+        assert archive.case(id).id == id
+    assert archive.search_case(np.int64(1)) == archive.search_case(1)
+    for wrong in (0, -1, 2**63, 2**70):
+        with pytest.raises(KeyError):
+            archive.case(wrong)
+        with pytest.raises(KeyError):
+            archive.delete([wrong])
+    with pytest.raises(TypeError):
+        archive.delete("12")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        archive.delete([3.9])  # type: ignore[list-item]
+    assert archive.n_cases == 12
+
+
+def test_wrong_types_are_named(archive: Archive) -> None:
+    with pytest.raises(TypeError, match="expected a Source, got str; open_source makes one"):
+        archive.add("images")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a path or an array of pixels, got bytes"):
+        archive.search(b"image")  # type: ignore[arg-type]
+
+
+def test_an_archive_stays_open_when_the_folder_changes(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Archive.open("archive", device="cpu") as opened:
+        monkeypatch.chdir("/")
+        assert len(opened.search(draw_image(1), patient="Meier0")) == 10
+
+
 def test_opening_what_is_not_there_is_an_error(tmp_path: Path, encoder: Encoder) -> None:
     with pytest.raises(ArchiveError, match="no such folder"):
         Archive.open(tmp_path / "nowhere")
@@ -325,9 +462,6 @@ def test_an_empty_archive_answers_nothing(tmp_path: Path, encoder: Encoder) -> N
 
 
 def test_search_by_id_in_100_000_cases_is_quick(tmp_path: Path, encoder: Encoder) -> None:
-    from athsearch.archive.catalogue import NewCase
-    from athsearch.archive.segment import write_segment
-
     archive = Archive.create(tmp_path / "archive", encoder)
     codes = Codes.from_bits(np.random.default_rng(1).random((100_000, 36)) < 0.5, encoder.model_id)
     with archive._writing() as catalogue:
@@ -343,5 +477,5 @@ def test_search_by_id_in_100_000_cases_is_quick(tmp_path: Path, encoder: Encoder
     )
     wall = time.perf_counter() - begin
     assert run.stdout
-    # The bound promised is 0.5 s on an idle machine; this one may be busy.
-    assert wall < 5
+    # Half a second is promised on an idle machine; this one may be busy.
+    assert wall < 2

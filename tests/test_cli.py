@@ -115,7 +115,8 @@ def test_index_counts_and_goes_on(run: Run, archive: Path, images: Path) -> None
     again = run("index", archive, images, "--json").json()
     assert again == {
         **{"archive": str(archive), "n_cases": 20, "n_added": 0, "n_present": 20, "n_deleted": 0},
-        **{"failed": [], "skipped": []},
+        **{"n_differing": 0, "failed": [], "skipped": []},
+        "columns": ["id", "source", "label", "patient", "split"],
     }
     Image.fromarray(draw_image(77)).save(images / "train" / "a" / "77.png")
     outcome = run("index", archive, images)
@@ -136,12 +137,18 @@ def test_query_by_image_id_and_code_agree(run: Run, archive: Path, images: Path,
     # The case itself and its patient's other eye are left out.
     assert len(by_id.out.splitlines()) == 1 + 20 - 2
     assert len(run("query", archive, "--id", 3, "-k", 50, "--where", "label = 'b'").out.splitlines()) == 1 + 10 - 2
+    assert len(run("query", archive, "--id", 3, "-k", 10**30, "--same-patient").out.splitlines()) == 1 + 20 - 1
+    assert len(run("query", archive, "--id", 3, "-k", 50, "--exclude-same", "label").out.splitlines()) == 1 + 10
 
 
 def test_query_writes_a_contact_sheet(run: Run, archive: Path, images: Path, tmp_path: Path) -> None:
-    (images / "train" / "a" / "2_left.png").unlink()
+    whole = run("query", archive, "--id", 1, "-k", 12, "--sheet", tmp_path / "whole.png")
+    gone = images / archive_case(archive, 1)
+    gone.unlink()
     outcome = run("query", archive, "--id", 1, "-k", 12, "--sheet", tmp_path / "sheet.png")
-    assert outcome.status == 0
+    assert outcome.status == whole.status == 0
+    assert outcome.out == whole.out
+    assert (tmp_path / "sheet.png").read_bytes() != (tmp_path / "whole.png").read_bytes()
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 500
@@ -156,23 +163,45 @@ def test_evaluate_prints_what_the_library_finds(run: Run, archive: Path, images:
     codes = [encoder.encode(images / "test" / name) for name in ("a/4_left.png", "a/4_right.png")]
     codes += [encoder.encode(images / "test" / name) for name in ("b/9_left.png", "b/9_right.png")]
     assert found["n_queries"] == 4  # type: ignore[index]
-    assert found["n_left_out_groups"] == 2  # type: ignore[index]
+    assert found["n_left_out"] == 4  # type: ignore[index]
     by_hand = []
     for code, patient, label in zip(codes, (4, 4, 9, 9), "aabb", strict=True):
-        rows = [row for row in range(20) if database.groups[row] != database.groups[_row_of(archive, patient)]]
+        rows = [row for row in range(20) if database.patients[row] != database.patients[_row_of(archive, patient)]]
         labels = [str(database.labels[row]) for row in rows]
         by_hand.append(evaluate(database.codes[np.array(rows)], labels, code, [label], 3).micro.precision)
     assert found["micro"]["precision"] == pytest.approx(np.mean(by_hand))  # type: ignore[index]
     table = run("evaluate", archive, images, "--patient-pattern", r"(\d+)_").out
     for row in ("macro", "micro", "chance, macro", "majority, macro", "a ", "b "):
         assert f"\n{row}" in table
-    assert "2 of the queries' patients or images are in the archive too" in table
+    assert "4 queries or their patients are in the archive too" in table
+    # The same query images, with nothing known of their patients: they are in the archive, whose cases have patients.
+    assert run("evaluate", archive, images, "--json", "-k", 3).json()["macro"] == found["macro"]  # type: ignore[index]
+
+
+def archive_case(archive: Path, id: int) -> str:
+    with Archive.open(archive) as opened:
+        return opened.case(id).source
 
 
 def _row_of(archive: Path, patient: int) -> int:
     with Archive.open(archive) as opened:
         hits = [opened.case(id) for id in opened.database().ids.tolist()]
     return next(row for row, case in enumerate(hits) if f"/{patient}_left" in case.source)
+
+
+def test_an_image_of_a_medmnist_file_can_be_asked_for(run: Run, weights: Path, tmp_path: Path) -> None:
+    pixels = np.stack([draw_image(number, 28) for number in range(6)])
+    np.savez(tmp_path / "mm.npz", train_images=pixels, train_labels=np.arange(6) % 2)
+    assert run("index", tmp_path / "archive", tmp_path / "mm.npz", "--weights", weights).status == 0
+    hits = run("query", tmp_path / "archive", tmp_path / "mm.npz" / "train" / "00004", "-k", 1, "--json").json()["hits"]  # type: ignore[index]
+    assert (hits[0]["distance"], hits[0]["label"]) == (0, "0")
+
+
+def test_an_archive_is_found_from_inside(run: Run, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(archive)
+    assert run("info", ".", "--json").json()["cases"] == 20  # type: ignore[index]
+    assert run("query", ".", "--id", 1).status == 0
+    assert not list(archive.rglob("*.key"))
 
 
 def test_info_knows_archives_weights_and_runs(run: Run, archive: Path, weights: Path, tmp_path: Path) -> None:
@@ -294,6 +323,8 @@ def test_wrong_usage_has_status_2(run: Run, archive: Path, images: Path, tmp_pat
         (("query", archive), "give one of IMAGE, --id and --code"),
         (("query", archive, "--id", 1, "--where", "nonsense"), "no such column"),
         (("query", archive, "--id", 1, "--exclude-same", "weight"), "no column 'weight'"),
+        (("query", archive, images / "test" / "a" / "4_left.png", "--exclude-same", "label"), "go with --id"),
+        (("query", archive, "--id", 1, "--patient", "4"), "--patient goes with IMAGE"),
         (("query", archive, "--code", "zz"), "hexadecimal bytes of 36 bits"),
         (("query", archive, "--id", 1, "-k", 0), "-k"),
         (("index", tmp_path / "new", images), "give --weights to make it"),
@@ -317,6 +348,10 @@ def test_archives_and_weights_that_do_not_fit_are_refused(
     assert (outcome.status, "not an archive" in outcome.error()) == (1, True)
     outcome = run("query", archive, "--id", 99)
     assert (outcome.status, "no case 99" in outcome.error()) == (1, True)
+    outcome = run("query", archive, "--id", 10**20)
+    assert (outcome.status, f"no case {10**20}" in outcome.error()) == (1, True)
+    outcome = run("index", tmp_path / "new", images, "--weights", tmp_path)
+    assert (outcome.status, str(tmp_path) in outcome.error()) == (1, True)
     outcome = run("info", tmp_path / "nowhere")
     assert (outcome.status, "no such file or folder" in outcome.error()) == (1, True)
     weights.write_bytes(weights.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2'))
@@ -339,6 +374,32 @@ def test_a_place_that_cannot_be_written_is_named(run: Run, images: Path, weights
         outcome = run(*command)
         assert outcome.status == 1
         assert "/sys/" in outcome.error()
+
+
+def test_a_key_that_could_not_be_written_is_not_there(images: Path, weights: Path, tmp_path: Path, run: Run) -> None:
+    assert run("index", tmp_path / "archive", images / "test" / "a", "--weights", weights).status == 0
+    command = ("index", tmp_path / "archive", images, "--patient-pattern", r"(\d+)_")
+    outcome = run_apart(*command, file_bytes=40)
+    assert (outcome.status, "archive.key: File too large" in outcome.error()) == (1, True)
+    assert not (tmp_path / "archive.key").exists()
+    assert run(*command).status == 0
+    assert len((tmp_path / "archive.key").read_text()) == 65
+
+
+def test_killed_at_any_moment_an_index_run_goes_on(run: Run, images: Path, weights: Path, tmp_path: Path) -> None:
+    for number in range(3000, 3300):
+        Image.fromarray(draw_image(number)).save(images / "train" / "a" / f"{number}.png")
+    command = ("index", tmp_path / "parts", images)
+    run("index", tmp_path / "parts", images / "test" / "a", "--weights", weights)
+    for told in ("indexing: 64 ", "indexing: 320 "):
+        interrupt_when(told, *command, sign=signal.SIGKILL)
+        assert run("info", tmp_path / "parts").status == 0
+    assert run(*command).status == 0
+    assert run("index", tmp_path / "whole", images / "test" / "a", "--weights", weights).status == 0
+    assert run("index", tmp_path / "whole", images).status == 0
+    with Archive.open(tmp_path / "parts") as parts, Archive.open(tmp_path / "whole") as whole:
+        assert parts.database().codes == whole.database().codes
+        assert parts.database().contents == whole.database().contents
 
 
 def test_a_full_disk_loses_nothing(images: Path, archive: Path, weights: Path, tmp_path: Path, run: Run) -> None:
@@ -365,8 +426,8 @@ def test_a_full_disk_loses_nothing(images: Path, archive: Path, weights: Path, t
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
-def interrupt_when(told: str, *arguments: object) -> Outcome:
-    """Starts a command and presses Ctrl-C when a line of its standard error holds `told`."""
+def interrupt_when(told: str, *arguments: object, sign: signal.Signals = signal.SIGINT) -> Outcome:
+    """Starts a command and presses Ctrl-C, or worse, when a line of its standard error holds `told`."""
     with subprocess.Popen(
         [sys.executable, "-m", "athsearch", *map(str, arguments)],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -376,7 +437,7 @@ def interrupt_when(told: str, *arguments: object) -> Outcome:
         for line in process.stderr:
             lines.append(line)
             if told in line:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(sign)
                 break
         out, err = process.communicate()
         return Outcome(process.returncode, out, "".join(lines) + err)
@@ -396,7 +457,7 @@ def test_ctrl_c_while_indexing_loses_nothing(run: Run, images: Path, weights: Pa
     with Archive.open(tmp_path / "parts") as parts, Archive.open(tmp_path / "whole") as whole:
         first, second = parts.database(), whole.database()
         assert first.codes == second.codes
-        assert first.groups == second.groups
+        assert first.contents == second.contents
         assert first.labels == second.labels
         assert first.ids.tolist() == second.ids.tolist()
 

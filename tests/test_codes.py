@@ -53,6 +53,11 @@ def test_wrong_arrays_are_refused_with_what_was_expected() -> None:
         Codes(np.full((1, 1), 1 << 36, np.uint64), 36)
     with pytest.raises(ValueError, match="contiguous"):
         Codes(np.zeros((2, 4), np.uint64)[:, ::2], 128)
+    with pytest.raises(ValueError, match="aligned"):
+        Codes(np.zeros(17, np.uint8)[1:].view(np.uint64)[:, None], 64)
+    for make in (Codes.from_bits, Codes.from_logits, lambda packed: Codes.from_bytes(packed, 8)):
+        with pytest.raises(TypeError, match="got list"):
+            make([[1, 0]])  # type: ignore[arg-type]
     for bits in (0, 4097):
         with pytest.raises(ValueError, match=f"1 to 4096, got {bits}"):
             Codes(np.zeros((1, 1), np.uint64), bits)
@@ -73,3 +78,4 @@ def test_codes_of_other_lengths_or_models_do_not_mix() -> None:
     with pytest.raises(ModelMismatch, match="model a, the query by b"):
         concatenate([Codes(word, 36, "a"), Codes(word, 36, "b")])
     check_same_model(Codes(word, 36, "a"), Codes(word, 36))
+    assert concatenate([Codes(word, 36), Codes(word, 36, "a")]).model_id == "a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import pickle
@@ -259,13 +260,41 @@ def test_a_column_is_numeric_if_all_its_values_are(tmp_path: Path, texts: list[s
     assert list(map(type, read)) == list(map(type, values))
 
 
+def test_capitals_in_column_names_make_no_difference(tmp_path: Path) -> None:
+    path = put_text(tmp_path / "m.csv", "Path,LABEL,Patient,Split,Age\nx.png,a,Meier,Test,41\n")
+    assert open_source(path).items == (Item("x.png", "a", "Meier", "test", {"Age": 41}),)
+    path = put_text(tmp_path / "m.csv", "path,label,age,Age\nx.png,a,1,2\n")
+    with pytest.raises(SourceError, match="'age' stands twice"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("patient_column", ["mrn", ""])
+def test_a_column_named_patient_never_becomes_a_record(tmp_path: Path, patient_column: str) -> None:
+    path = put_text(tmp_path / "m.csv", "path,label,PATIENT,mrn\nx.png,a,Hans Meier,7\n")
+    (item,) = open_source(path, patient_column=patient_column).items
+    assert "Hans Meier" not in (item.patient, *item.record.values())
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\tb"])
+def test_column_names_that_sql_cannot_say_are_refused(tmp_path: Path, name: str) -> None:
+    with open(tmp_path / "m.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", name], ["x.png", "a", "1"]])
+    with pytest.raises(SourceError, match="quote, backslash or control character"):
+        open_source(tmp_path / "m.csv")
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(SourceError, match="empty"):
+        open_source("")
+
+
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     text = "Image\tGrade\tMRN\tFold\tpatient\nx.png\t3\tA\ttest\tq\n"
     path = put_text(tmp_path / "m.tsv", text)
     columns = {"path_column": "Image", "label_column": "Grade", "patient_column": "MRN", "split_column": "Fold"}
-    assert open_source(path, **columns).items == (Item("x.png", "3", "A", "test", {"patient": "q"}),)
+    assert open_source(path, **columns).items == (Item("x.png", "3", "A", "test"),)
     unused = {"label_column": None, "patient_column": "", "split_column": None}
-    record: dict[str, data.Value] = {"Grade": 3, "MRN": "A", "Fold": "test", "patient": "q"}
+    record: dict[str, data.Value] = {"Grade": 3, "MRN": "A", "Fold": "test"}
     assert open_source(path, path_column="Image", **unused).items == (Item("x.png", record=record),)
 
 

@@ -77,6 +77,12 @@ def test_a_machine_that_encodes_differently_is_noticed(encoder: Encoder, tmp_pat
         loaded.check_probes()
 
 
+def test_weights_are_readable_by_those_who_may_read_the_folder(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_unusable_weights_are_refused_in_one_line(encoder: Encoder, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     encoder.save(path)
@@ -95,7 +101,12 @@ def test_unusable_weights_are_refused_in_one_line(encoder: Encoder, tmp_path: Pa
     path.write_bytes(good.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
     with pytest.raises(CheckpointError, match="format 2, this version reads format 1"):
         Encoder.load(path)
+    with pytest.raises(IsADirectoryError):
+        Encoder.load(tmp_path)
     path.write_bytes(good)
+    save_file(load_file(path), path, metadata={"athsearch": "[]"})
+    with pytest.raises(CheckpointError, match="not an object"):
+        Encoder.load(path)
     save_file(load_file(path), path, metadata={"other": "program"})
     with pytest.raises(CheckpointError, match="not of athsearch"):
         Encoder.load(path)

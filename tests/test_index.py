@@ -148,6 +148,17 @@ def test_wrong_arguments_are_refused() -> None:
         index.search(queries, mask=np.ones(8, np.bool_))
     with pytest.raises(ModelMismatch, match="64-bit codes, the query 36"):
         index.search(random_codes(1, 36, 1))
+    with pytest.raises(TypeError, match="expected Codes, got ndarray"):
+        index.search(queries.words)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        index.search(queries, 2.5)  # type: ignore[arg-type]
+    assert answers(index.search(queries, 2**70, threads=2**40)) == answers(index.search(queries, 9))
+    assert answers(index.within(queries, 2**70)) == answers(index.within(queries, 64))
+    plain, other = Codes(codes.words, 64), Codes(codes.words, 64, "b")
+    with pytest.raises(ModelMismatch, match="model a, the query by b"):
+        FlatIndex([plain, Codes(codes.words, 64, "a"), other])
+    with pytest.raises(ModelMismatch, match="model a, the query by b"):
+        FlatIndex([plain, Codes(codes.words, 64, "a")]).search(other)
     with pytest.raises(ValueError, match="row 2 has 5 after 5"):
         FlatIndex(codes[:3], np.array([1, 5, 5]))
     with pytest.raises(ValueError, match=r"\[9\], one a code, got \[2\]"):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 
 if TYPE_CHECKING:
-    from .archive.archive import AddReport, Archive, Hit
+    from .archive.archive import Archive, Hit
     from .archive.catalogue import Case
+    from .archive.intake import AddReport
     from .codes import Codes
     from .data import Item, Source, open_source
     from .encoder import Encoder
-    from .evaluation import Evaluation, evaluate
+    from .evaluation import ArchiveEvaluation, Evaluation, evaluate, evaluate_archive
     from .index import FlatIndex, Index, open_index
     from .preprocessing import Preprocessing
     from .recipes import TrainingSettings, recipe_settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddReport",
     "Archive",
+    "ArchiveEvaluation",
     "Case",
     "Codes",
     "Encoder",
@@ -39,6 +41,7 @@ __all__ = [
     "TrainingSettings",
     "errors",
     "evaluate",
+    "evaluate_archive",
     "open_index",
     "open_source",
     "recipe_settings",
@@ -47,8 +50,9 @@ __all__ = [
 
 # Where each public name lives: imported when first used, so that a search by code loads neither torch nor Pillow.
 _HOME = {
-    "AddReport": "archive.archive",
+    "AddReport": "archive.intake",
     "Archive": "archive.archive",
+    "ArchiveEvaluation": "evaluation",
     "Case": "archive.catalogue",
     "Codes": "codes",
     "Encoder": "encoder",
@@ -64,6 +68,7 @@ _HOME = {
     "Source": "data",
     "TrainingSettings": "recipes",
     "evaluate": "evaluation",
+    "evaluate_archive": "evaluation",
     "open_index": "index",
     "open_source": "data",
     "recipe_settings": "recipes",

@@ -37,8 +37,8 @@ class Codes:
             raise TypeError(f"words must be a uint64 array, got {_describe(words)}")
         if words.ndim != 2 or words.shape[1] != n_words:
             raise ValueError(f"words must be [n_codes, {n_words}] for {bits} bits, got {list(words.shape)}")
-        if not words.flags.c_contiguous:
-            raise ValueError("words must be C-contiguous; numpy.ascontiguousarray makes them so")
+        if not words.flags.c_contiguous or not words.flags.aligned:
+            raise ValueError("words must be C-contiguous and aligned; words.copy() is")
         if bits % 64 and words.size and int(words[:, -1].max()) >> (bits % 64):
             raise ValueError(f"words have bits set past bit {bits}: they are longer codes, or not zero padded")
         self.words = words
@@ -46,16 +46,23 @@ class Codes:
         self.model_id = model_id
 
     @classmethod
+    def trusted(cls, words: Words, bits: int, model_id: str | None = None) -> Codes:
+        """Codes whose every byte need not be looked at, because they were checked before: parts of others, segments."""
+        codes = cls(words[:0], bits, model_id)
+        codes.words = words
+        return codes
+
+    @classmethod
     def from_bits(cls, bits: Bools, model_id: str | None = None) -> Codes:
         """bits: bool [n_codes, n_bits]."""
-        if bits.dtype != np.bool_ or bits.ndim != 2:
+        if not isinstance(bits, np.ndarray) or bits.dtype != np.bool_ or bits.ndim != 2:
             raise TypeError(f"bits must be bool [n_codes, n_bits], got {_describe(bits)}")
         return cls.from_bytes(np.packbits(bits, axis=1, bitorder="little"), bits.shape[1], model_id)
 
     @classmethod
     def from_logits(cls, logits: NDArray[np.floating[Any]], model_id: str | None = None) -> Codes:
         """logits: float [n_codes, bits]; a bit is set where its logit is > 0. Raises ValueError on NaN."""
-        if logits.dtype.kind != "f" or logits.ndim != 2:
+        if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f" or logits.ndim != 2:
             raise TypeError(f"logits must be float [n_codes, bits], got {_describe(logits)}")
         if np.isnan(logits).any():
             raise ValueError("logits hold NaN, which has no sign")
@@ -69,7 +76,12 @@ class Codes:
         """
         n_words = n_words_for(bits)
         n_bytes = (bits + 7) // 8
-        if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != n_bytes:
+        if (
+            not isinstance(packed, np.ndarray)
+            or packed.dtype != np.uint8
+            or packed.ndim != 2
+            or packed.shape[1] != n_bytes
+        ):
             raise TypeError(f"packed must be uint8 [n_codes, {n_bytes}] for {bits} bits, got {_describe(packed)}")
         if n_bytes == n_words * 8 and packed.flags.c_contiguous and packed.ctypes.data % 8 == 0:
             padded = packed
@@ -103,7 +115,7 @@ class Codes:
         """Codes at a slice or an index array of rows."""
         if not isinstance(rows, slice | np.ndarray):
             raise TypeError(f"codes are indexed by a slice or an array, got {type(rows).__name__}")
-        return Codes(np.ascontiguousarray(self.words[rows]), self.bits, self.model_id)
+        return Codes.trusted(np.ascontiguousarray(self.words[rows]), self.bits, self.model_id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Codes) and self.bits == other.bits and np.array_equal(self.words, other.words)
@@ -118,9 +130,16 @@ def concatenate(parts: Sequence[Codes]) -> Codes:
     """One after the other, as one array. Raises ValueError for none, ModelMismatch for parts that do not match."""
     if not parts:
         raise ValueError("nothing to concatenate")
-    for part in parts[1:]:
-        check_same_model(parts[0], part)
-    return Codes(np.concatenate([part.words for part in parts]), parts[0].bits, parts[0].model_id)
+    model_id = common_model(parts)
+    return Codes.trusted(np.concatenate([part.words for part in parts]), parts[0].bits, model_id)
+
+
+def common_model(parts: Sequence[Codes]) -> str | None:
+    """The one known model of these codes, or None. Raises ModelMismatch where they are of several."""
+    known = next((part for part in parts if part.model_id is not None), parts[0])
+    for part in parts:
+        check_same_model(known, part)
+    return known.model_id
 
 
 def check_same_model(database: Codes, queries: Codes) -> None:

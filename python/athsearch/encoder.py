@@ -15,7 +15,7 @@ from PIL import Image
 
 from . import images as formats
 from .codes import Codes
-from .data import Source, read_pixels
+from .data import Source, locate, read_pixels
 from .errors import DeviceError, ModelMismatch
 from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, save_weights, tensors_of
 from .parallel import map_ahead
@@ -167,15 +167,16 @@ class Encoder:
 def _loaders(images: Images) -> Iterable[Callable[[], Pixels]]:
     if isinstance(images, Source):
         return [partial(images.pixels, item) for item in images.items]
-    if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4):
+    if isinstance(images, str | Path | bytes) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
     return [partial(_load, image) for image in images]
 
 
 def _load(image: ImageLike) -> Pixels:
     if isinstance(image, str | Path):
-        path = Path(image)
-        return read_pixels(path.parent, path.name)
+        return read_pixels(*locate(image))
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is a path or an array of pixels, got {type(image).__name__}")
     return image[..., None] if image.ndim == 2 else image
 
 

@@ -14,15 +14,20 @@ groups before. Then, with R hits in all,
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .codes import Codes, check_same_model
+from .errors import ArchiveError, SourceError
 from .types import AnyArray, Bools, Words
+
+if TYPE_CHECKING:
+    from .archive.archive import Archive
+    from .data import Source
 
 _Counts = NDArray[np.float64]  # whole numbers, exact below 2**53
 _Rows = NDArray[np.int64]
@@ -217,6 +222,70 @@ def evaluate(
         majority_micro=Scores(*_mean(majority)),
         health=Health(database.n_distinct_codes, n_tied / query_codes.n_codes, n_without_relevant),
     )
+
+
+@dataclass(frozen=True)
+class ArchiveEvaluation:
+    """What `evaluate_archive` found. n_left_out: queries from whose ranking something was left out, see there.
+
+    failed: (source, reason) of images that could not be used as queries.
+    """
+
+    scores: Evaluation
+    n_left_out: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def evaluate_archive(
+    archive: Archive, source: Source, k: int = 10, progress: Callable[[int, int], None] | None = None
+) -> ArchiveEvaluation:
+    """Scores an archive's answers to the labelled images of a source, see `evaluate`.
+
+    A query does not find itself (an equal image in the archive) nor its patient's cases, as far as patients are known
+    on either side. progress: called with (done, all) while the queries are encoded.
+    Raises SourceError for an image without label or a source none of whose images can be used, ArchiveError for an
+    archive without cases or with cases that have no label.
+    """
+    for item in source.items:
+        if item.label is None:
+            raise SourceError(f"{source.root}: {item.source} has no label to score answers by")
+    database = archive.database()
+    if None in database.labels or not database.labels:
+        raise ArchiveError(f"{archive.path}: scoring needs cases, all of them with labels")
+    queries = archive.encode_queries(source, progress)
+    if not queries.items:
+        raise SourceError(f"{source.root}: none of its {len(source):,} images can be used")
+    groups = _linked(zip([*database.patients, *queries.patients], [*database.contents, *queries.contents], strict=True))
+    database_groups, query_groups = groups[: len(database.ids)], groups[len(database.ids) :]
+    scores = evaluate(
+        database.codes,
+        [str(label) for label in database.labels],
+        queries.codes,
+        [str(item.label) for item in queries.items],
+        k,
+        database_groups=database_groups,
+        query_groups=query_groups,
+    )
+    in_archive = set(database_groups)
+    return ArchiveEvaluation(scores, sum(group in in_archive for group in query_groups), queries.failed)
+
+
+def _linked(images: Iterable[tuple[str | None, str]]) -> list[str]:
+    """For images given as (patient, content): equal for images that share either, over any number of steps."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (above := parent.setdefault(name, name)) != name:
+            parent[name] = parent[above]  # halves the path for those who come later
+            name = above
+        return name
+
+    contents = []
+    for patient, content in images:
+        contents.append(f"content {content}")
+        if patient is not None:
+            parent[root(contents[-1])] = root(f"patient {patient}")
+    return [root(content) for content in contents]
 
 
 def expected_scores(sizes: _Counts, hits: _Counts, k: int) -> NDArray[np.float64]:

@@ -9,27 +9,32 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder to write to. When the block ends it is flushed to disk and renamed to `path`,
-    replacing what stood there; when the block raises it is removed and `path` is as it was.
-
-    An OSError without a file name (a full disk, say) is given `path` as its name.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError that names no file, as those of a full disk do, the name of `path`."""
     try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder to write to. When the block ends it is flushed to disk and renamed to `path`,
+    replacing what stood there; when the block raises it is removed and `path` is as it was. An OSError names a file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path):
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -11,6 +11,7 @@ Patients are stored as pseudonyms under a key that lies outside the folder, by d
 from __future__ import annotations
 
 import fcntl
+import operator
 import os
 import shutil
 import threading
@@ -18,22 +19,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..codes import Codes, concatenate
 from ..data import Item, Source
-from ..encoder import Encoder, ImageLike
-from ..errors import ArchiveError, ArchiveLocked, ModelMismatch
+from ..errors import ArchiveError, ArchiveLocked, CatalogueError, ModelMismatch
 from ..files import sync_folder
 from ..index import FlatIndex
 from ..types import Bools, Ids
-from .catalogue import Case, Catalogue, Value, record_name
-from .intake import AddReport, add_images, encoded_batches
+from .catalogue import COLUMNS, Case, Catalogue, Value, record_name
 from .pseudonym import PatientKey
 from .segment import map_segment
 
-__all__ = ["AddReport", "Archive", "Database", "Hit", "Queries"]
+if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
+    from ..encoder import Encoder, ImageLike
+    from .intake import AddReport
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,27 @@ class Hit:
 class Database:
     """Everything that can be found in an archive, for evaluation. Row r is case ids[r].
 
-    groups: a case's patient (pseudonym), or its content where the patient is not known: what a query must not find of
-    itself.
+    patients: pseudonyms, None where the patient is not known. contents: SHA-256 of the image, hexadecimal.
     """
 
     codes: Codes
     ids: Ids
     labels: tuple[str | None, ...]
-    groups: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    contents: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Labelled images encoded for evaluation. Row r is items[r]; groups as in `Database`. failed: (source, reason)."""
+    """Images encoded to ask an archive. Row r is items[r]; patients and contents as in `Database`.
+
+    failed: (source, reason) of images that could not be used.
+    """
 
     codes: Codes
     items: tuple[Item, ...]
-    groups: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    contents: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
 
 
@@ -91,8 +97,12 @@ class Archive:
         self._device = device
         self._catalogue = Catalogue(path / "catalogue.sqlite")
         properties = self._catalogue.properties()
-        self.bits = int(properties["bits"])
-        self.model_id = properties["model_id"]
+        try:
+            self.bits, self.model_id = int(properties["bits"]), properties["model_id"]
+            self._no_codes()
+        except (KeyError, ValueError) as error:
+            self._catalogue.close()
+            raise CatalogueError(f"{path}: damaged: its catalogue does not say which model made its codes") from error
         self._encoder: Encoder | None = None
         self._snapshot: _Snapshot | None = None
         self._lock = threading.RLock()
@@ -104,7 +114,7 @@ class Archive:
         key_path: the file of the key for patients' pseudonyms; made with the first patient, if it is not there.
         Raises ArchiveError when `path` exists.
         """
-        path = Path(path)
+        path = Path(os.path.abspath(path))
         if path.exists():
             raise ArchiveError(f"{path}: exists already")
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -129,15 +139,18 @@ class Archive:
         Raises ArchiveError when there is none at `path`; CatalogueError, FormatVersion or SegmentCorrupt when there is
         one that cannot be used. Opening checks the structure, not every byte.
         """
-        path = Path(path)
+        path = Path(os.path.abspath(path))
         if not (path / "catalogue.sqlite").is_file():
             reason = "no such folder" if not path.exists() else "not an archive: it has no catalogue.sqlite"
             raise ArchiveError(f"{path}: {reason}")
-        key = Path(key_path) if key_path else path.with_name(f"{path.absolute().name}.key")
+        key = Path(os.path.abspath(key_path)) if key_path else path.with_name(f"{path.name}.key")
         archive = cls(path, key, device)
-        with archive._reading():
-            pass
-        return archive
+        try:
+            with archive._reading():
+                return archive
+        except BaseException:
+            archive.close()
+            raise
 
     def close(self) -> None:
         """Ends the connection to the catalogue. An archive is also a context manager."""
@@ -153,6 +166,8 @@ class Archive:
     def encoder(self) -> Encoder:
         """The archive's own encoder, loaded when first asked for. Raises CheckpointError or ModelMismatch."""
         if self._encoder is None:
+            from ..encoder import Encoder
+
             encoder = Encoder.load(self.path / "weights.safetensors", self._device)
             if encoder.model_id != self.model_id:
                 raise ModelMismatch(
@@ -190,25 +205,32 @@ class Archive:
 
     def case(self, id: int) -> Case:
         """One case. Raises KeyError when there is none of that id, or it was deleted."""
-        return self._catalogue.cases([id])[0]
+        return self._catalogue.cases([_checked_id(id)])[0]
 
     def database(self) -> Database:
         """Codes, labels and patients of all cases that can be found, in the order of their ids."""
         with self._reading() as snapshot:
             ids = snapshot.index.ids[snapshot.is_alive]
             codes = concatenate(snapshot.codes)[snapshot.is_alive] if snapshot.codes else self._no_codes()
-            rows = self._catalogue.labels_and_groups()
-        return Database(codes, ids, tuple(label for label, _ in rows), tuple(group for _, group in rows))
+            rows = self._catalogue.evaluation_rows()
+        if len(rows) != len(ids):
+            raise CatalogueError(f"{self.path}: damaged: {len(ids)} codes, but {len(rows)} cases")
+        labels, patients, contents = zip(*rows, strict=True) if rows else ((), (), ())
+        return Database(codes, ids, labels, patients, contents)
 
     def encode_queries(self, source: Source, progress: Callable[[int, int], None] | None = None) -> Queries:
         """Encodes a source's images as queries, with the archive's weights, to score its answers.
 
         Raises ArchiveError when patients are known here and in the archive, and the key is missing.
         """
-        key = None
+        from .intake import encoded_batches
+
+        _check_source(source)
+        # In an archive without patients a key of the moment still tells which queries are of one patient.
+        key = PatientKey.passing()
         if "key_fingerprint" in self._catalogue.properties() and any(item.patient for item in source.items):
             key = self.patient_key()
-        codes, items, groups, failed = [self._no_codes()], [], [], []
+        codes, items, patients, contents, failed = [self._no_codes()], [], [], [], []
         n_done = 0
         for batch, batch_codes in encoded_batches(self.encoder, source):
             codes.append(batch_codes)
@@ -218,11 +240,12 @@ class Archive:
                     continue
                 patient = image.item.patient
                 items.append(image.item)
-                groups.append(key.pseudonym(patient) if key and patient is not None else image.content.hex())
+                patients.append(None if patient is None else key.pseudonym(patient))
+                contents.append(image.content.hex())
             n_done += len(batch)
             if progress:
                 progress(n_done, len(source))
-        return Queries(concatenate(codes), tuple(items), tuple(groups), tuple(failed))
+        return Queries(concatenate(codes), tuple(items), tuple(patients), tuple(contents), tuple(failed))
 
     def search(
         self,
@@ -258,6 +281,7 @@ class Archive:
 
         Parameters and errors as for `search`; KeyError when there is no such case.
         """
+        id = _checked_id(id)
         with self._reading() as snapshot:
             case = self.case(id)
             row = int(np.searchsorted(snapshot.index.ids, id))
@@ -276,11 +300,16 @@ class Archive:
         stopped and ends with the same cases and codes. An image that cannot be used becomes a line of the report and
         never a code. Commits every few thousand cases or 20 seconds; Ctrl-C keeps what was encoded. progress: called
         with (done, all) after each batch.
-        Raises ArchiveLocked when another process is writing, ModelMismatch when this machine encodes differently,
+        Raises SourceError when records cannot be stored beside those there are, ArchiveLocked when another process is
+        writing, ModelMismatch when this machine encodes differently,
         ArchiveError when patients are known and the key is not this archive's, OSError where writing is impossible.
         """
+        from .intake import add_images, check_records
+
+        _check_source(source)
         self.encoder.check_probes()
         with self._writing() as catalogue:
+            check_records(source, catalogue.columns()[len(COLUMNS) :])
             key = None
             if any(item.patient is not None for item in source.items):
                 key = self.patient_key(create=True)
@@ -289,10 +318,15 @@ class Archive:
 
     def delete(self, ids: Iterable[int]) -> int:
         """Takes cases out of every search from now on, all or none. Their ids never return, nor do their images when
-        they are added again. Returns how many. Raises KeyError for an id that is not there, ArchiveLocked.
+        they are added again. Their codes and records stay in the files, marked as deleted.
+
+        Returns how many. Raises KeyError for an id that is not there, TypeError for what is no id, ArchiveLocked.
         """
+        if isinstance(ids, str | bytes):
+            raise TypeError(f"expected ids, got {type(ids).__name__}")
+        wanted = [_checked_id(id) for id in ids]
         with self._writing() as catalogue:
-            return catalogue.delete(int(id) for id in ids)
+            return catalogue.delete(wanted)
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.
@@ -327,7 +361,10 @@ class Archive:
             if value is not None:
                 allowed &= ~np.isin(ids, self._catalogue.ids_of(column, value), assume_unique=True)
         found = snapshot.index.search(codes, k, mask=None if allowed.all() else allowed)[0]
-        cases = self._catalogue.cases([neighbour.id for neighbour in found])
+        try:
+            cases = self._catalogue.cases([neighbour.id for neighbour in found])
+        except KeyError as error:
+            raise CatalogueError(f"{self.path}: damaged: there is a code of case {error}, but no such case") from error
         return [Hit(case, neighbour.distance) for case, neighbour in zip(cases, found, strict=True)]
 
     @contextmanager
@@ -369,3 +406,16 @@ class Archive:
                 yield catalogue
             finally:
                 catalogue.close()
+
+
+def _checked_id(id: int) -> int:
+    """The id as a plain int. Raises TypeError where it is no whole number, KeyError where there can be none such."""
+    number = operator.index(id)
+    if not 0 < number < 2**63:
+        raise KeyError(number)
+    return number
+
+
+def _check_source(source: object) -> None:
+    if not isinstance(source, Source):
+        raise TypeError(f"expected a Source, got {type(source).__name__}; open_source makes one")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -55,14 +55,16 @@ _FUNCTIONS = {
 }
 
 
+_VISIBLE = {*COLUMNS, "record", ""}  # "": SQLite's word for a table of which no column is named
+
+
 def record_name(column: str) -> str:
     """What a record's column is called in the catalogue: "record_id" for "id", so as not to hide the case's own.
 
-    Raises ValueError for a name with a double quote, which SQLite's JSON paths cannot express.
+    SQL does not tell capitals apart, so neither does this.
     """
-    if '"' in column:
-        raise ValueError(f"a column's name cannot hold a double quote: {column}")
-    return f"record_{column}" if column in (*COLUMNS, "root", "content", "record", "is_deleted") else column
+    taken = (*COLUMNS, "root", "content", "record", "is_deleted")
+    return f"record_{column}" if column.casefold() in taken else column
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,16 @@ class Case:
         """What `where` sees under that name; None when the case has no such value."""
         own: Value | None = getattr(self, column) if column in COLUMNS else self.record.get(column)
         return own
+
+
+class KnownCase(NamedTuple):
+    """What the catalogue has for a source and content. patient: a pseudonym."""
+
+    is_deleted: bool
+    label: str | None
+    patient: str | None
+    split: str | None
+    record: Mapping[str, Value]
 
 
 class Catalogue:
@@ -146,20 +158,21 @@ class Catalogue:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CatalogueError(f"{self._path}: {error}") from error
 
     @contextmanager
     def transaction(self, mode: str = "DEFERRED") -> Iterator[None]:
         """What is read inside belongs to one commit. "IMMEDIATE" for writing: all of it happens, or nothing."""
         with self._errors():
-            self._connection.execute(f"BEGIN {mode}")
             try:
+                self._connection.execute(f"BEGIN {mode}")
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     @property
     def data_version(self) -> int:
@@ -170,13 +183,22 @@ class Catalogue:
     def properties(self) -> dict[str, str]:
         """Facts of the whole archive, by name."""
         with self._errors():
-            return dict(self._connection.execute("SELECT name, value FROM property"))
+            return {
+                str(name): str(value) for name, value in self._connection.execute("SELECT name, value FROM property")
+            }
 
     def segments(self) -> list[Segment]:
-        """All segments, ids ascending."""
+        """All segments, ids ascending. Raises CatalogueError when their ids make no sense."""
         with self._errors():
             rows = self._connection.execute("SELECT file, first_id, n_codes, sha256 FROM segment ORDER BY first_id")
-            return [Segment(*row) for row in rows]
+            segments = [Segment(*row) for row in rows]
+        next_id = 1
+        for part in segments:
+            is_sound = isinstance(part.first_id, int) and isinstance(part.n_codes, int) and isinstance(part.file, str)
+            if not is_sound or part.first_id < next_id or part.n_codes < 1 or "/" in part.file:
+                raise CatalogueError(f"{self._path}: damaged: segment {part.file!r} has impossible ids or name")
+            next_id = part.first_id + part.n_codes
+        return segments
 
     def deleted_ids(self) -> Ids:
         """int64, ascending."""
@@ -201,19 +223,25 @@ class Catalogue:
         for name in self.columns()[len(COLUMNS) :]:
             path = "'" + f'$."{name}"'.replace("'", "''") + "'"
             columns.append(f'json_extract(record, {path}) AS "{name}"')
-        with self._errors():
-            connection = self._connect(writable=False)
+        # The line break ends a comment that would swallow the bracket.
+        statement = (
+            f"WITH visible_cases AS (SELECT {', '.join(columns)} FROM cases) "
+            f"SELECT id FROM visible_cases WHERE (\n{where}\n) ORDER BY id"
+        )
+        # On this connection, not on one of its own: that would wait for a writer that waits for us.
+        self._connection.set_authorizer(_authorize)
         try:
-            connection.execute("PRAGMA query_only = OFF")  # for the view; the authorizer below forbids every writing
-            connection.execute(f"CREATE TEMP VIEW visible_cases AS SELECT {', '.join(columns)} FROM main.cases")
-            connection.set_authorizer(_authorize)
-            # The line break ends a comment that would swallow the bracket.
-            rows = connection.execute(f"SELECT id FROM visible_cases WHERE (\n{where}\n) ORDER BY id").fetchall()
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            raise ValueError(f"where={where!r}: {error}; columns: {', '.join(self.columns())}") from error
+            rows = self._connection.execute(statement).fetchall()
+        except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
+            reason = str(error)
+            is_ours = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError)
+            if is_ours and any(words in reason for words in ("malformed", "not a database", "I/O error", "locked")):
+                raise CatalogueError(f"{self._path}: {reason}") from error
+        else:
+            return np.array([row[0] for row in rows], np.int64)
         finally:
-            connection.close()
-        return np.array([row[0] for row in rows], np.int64)
+            self._connection.set_authorizer(_allow)
+        raise ValueError(f"where={where!r}: {reason}; columns: {', '.join(self.columns())}")
 
     def columns(self) -> list[str]:
         """What `where` and `exclude_same` may name."""
@@ -236,11 +264,11 @@ class Catalogue:
                     found[id] = Case(id, root, source, label, patient, split, json.loads(record))
         return [found[id] for id in ids]
 
-    def labels_and_groups(self) -> list[tuple[str | None, str]]:
-        """Label, and patient or else content in hexadecimal, of all cases that are not deleted, ids ascending."""
+    def evaluation_rows(self) -> list[tuple[str | None, str | None, str]]:
+        """Label, patient and content (hexadecimal) of all cases that are not deleted, ids ascending."""
         with self._errors():
             return self._connection.execute(
-                "SELECT label, coalesce(patient, lower(hex(content))) FROM cases WHERE NOT is_deleted ORDER BY id"
+                "SELECT label, patient, lower(hex(content)) FROM cases WHERE NOT is_deleted ORDER BY id"
             ).fetchall()
 
     def counts(self) -> dict[str | None, int]:
@@ -252,16 +280,17 @@ class Catalogue:
                 )
             )
 
-    def known(self, sources: Sequence[str]) -> dict[tuple[str, bytes], bool]:
-        """Which (source, content) among these sources there are, and whether none of them is alive any more."""
+    def known(self, sources: Sequence[str]) -> dict[tuple[str, bytes], KnownCase]:
+        """What there is of these sources, by source and content; a deleted case only where none is alive."""
         with self._errors():
+            rows = self._connection.execute(
+                "SELECT source, content, is_deleted, label, patient, split, record FROM cases "
+                "WHERE source IN (SELECT value FROM json_each(?)) ORDER BY is_deleted DESC, id",
+                [json.dumps(list(sources))],
+            )
             return {
-                (source, content): bool(is_deleted)
-                for source, content, is_deleted in self._connection.execute(
-                    "SELECT source, content, min(is_deleted) FROM cases "
-                    "WHERE source IN (SELECT value FROM json_each(?)) GROUP BY source, content",
-                    [json.dumps(list(sources))],
-                )
+                (source, content): KnownCase(bool(is_deleted), label, patient, split, json.loads(record))
+                for source, content, is_deleted, label, patient, split, record in rows
             }
 
     def next_id(self) -> int:
@@ -285,7 +314,7 @@ class Catalogue:
             many(
                 f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?)",
                 (
-                    (id, case.source, case.content, case.label, case.patient, case.split, json.dumps(dict(case.record)))
+                    (id, case.source, case.content, case.label, case.patient, case.split, _to_json(case.record))
                     for id, case in enumerate(cases, segment.first_id)
                 ),
             )
@@ -315,13 +344,23 @@ class Catalogue:
         return np.array([row[0] for row in rows], np.int64)
 
 
+def _to_json(record: Mapping[str, Value]) -> str:
+    # Not escaped: SQLite compares a path's key with the bytes that stand here.
+    return json.dumps(dict(record), ensure_ascii=False, allow_nan=False)
+
+
 def _authorize(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:
-    """Lets a `where` expression read the visible columns and call simple functions, and nothing else."""
+    """Lets a `where` expression read what a case shows and call simple functions, and nothing else."""
     if action == sqlite3.SQLITE_SELECT:
         return sqlite3.SQLITE_OK
     if action == sqlite3.SQLITE_READ:
-        is_visible = first == "visible_cases" or (first == "cases" and source == "visible_cases")
+        is_visible = first == "visible_cases" or (first == "cases" and second in _VISIBLE)
         return sqlite3.SQLITE_OK if is_visible else sqlite3.SQLITE_DENY
     if action == sqlite3.SQLITE_FUNCTION:
         return sqlite3.SQLITE_OK if second in _FUNCTIONS else sqlite3.SQLITE_DENY
     return sqlite3.SQLITE_DENY
+
+
+def _allow(*_: object) -> int:
+    """The authorizer between `where` expressions; Python 3.10 cannot take one away."""
+    return sqlite3.SQLITE_OK

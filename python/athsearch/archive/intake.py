@@ -7,8 +7,9 @@ the network the same batches: float arithmetic may depend on them.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,28 +20,30 @@ import numpy as np
 from ..codes import Codes, concatenate
 from ..data import Item, Source
 from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
-from ..errors import ImageError
+from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Square
-from .catalogue import Catalogue, NewCase, record_name
+from .catalogue import Catalogue, KnownCase, NewCase, record_name
 from .pseudonym import PatientKey
 from .segment import write_segment
 
 COMMIT_BATCHES = 64
 COMMIT_SECONDS = 20.0
-Known = Mapping[tuple[str, bytes], bool]
+Known = Mapping[tuple[str, bytes], KnownCase]
 
 
 @dataclass(frozen=True)
 class AddReport:
     """What became of a source's images. Each is counted once.
 
-    n_added: new cases. n_present: were there already, with the same source and content. n_deleted: had been deleted
-    from this archive, and stay so. failed: (source, reason) of images that could not be used.
+    n_added: new cases. n_present: were there already, with the same source and content; n_differing of these now come
+    with another label, patient, split or record, and keep what was stored. n_deleted: had been deleted from this
+    archive, and stay so. failed: (source, reason) of images that could not be used.
     """
 
     n_added: int
     n_present: int
+    n_differing: int
     n_deleted: int
     failed: tuple[tuple[str, str], ...]
 
@@ -49,13 +52,12 @@ class AddReport:
 class LoadedImage:
     """One image of a source: content is the SHA-256 of its bytes; error says why it cannot be used.
 
-    is_known: the catalogue lists it already; is_deleted: as a case that was deleted. Neither was decoded.
+    known: what the catalogue lists already under this source and content; such an image was not decoded.
     """
 
     item: Item
     content: bytes = b""
-    is_known: bool = False
-    is_deleted: bool = False
+    known: KnownCase | None = None
     error: ImageError | None = None
     square: Square | None = None
 
@@ -65,10 +67,10 @@ def encoded_batches(
 ) -> Iterator[tuple[list[LoadedImage], Codes]]:
     """The source's images in order, BATCH_SIZE at a time, with the codes of those that are new and usable, in order.
 
-    look_up: given some sources, says which of their contents are known, and whether as deleted; those are not decoded.
+    look_up: given some sources, says which of their contents the catalogue lists; those are not decoded.
     Images are read and decoded on threads while the network works.
     """
-    known: dict[tuple[str, bytes], bool] = {}
+    known: dict[tuple[str, bytes], KnownCase] = {}
 
     def items() -> Iterator[Item]:
         waiting = iter(source.items)
@@ -81,9 +83,8 @@ def encoded_batches(
         try:
             content, decode = source.read(item)
             digest = hashlib.sha256(content).digest()
-            is_deleted = known.get((item.source, digest))
-            if is_deleted is not None:
-                return LoadedImage(item, digest, True, is_deleted)
+            if (item.source, digest) in known:
+                return LoadedImage(item, digest, known[item.source, digest])
             return LoadedImage(item, digest, square=encoder.description.preprocessing.square(decode()))
         except ImageError as error:
             return LoadedImage(item, error=error)
@@ -108,7 +109,7 @@ def add_images(
     """Adds a source's images as cases: segments into `folder`, cases into the catalogue. See `Archive.add`."""
     root = str(source.root.resolve())
     pending: list[tuple[list[NewCase], Codes]] = []
-    counts = {"added": 0, "present": 0, "deleted": 0}
+    counts = {"added": 0, "present": 0, "differing": 0, "deleted": 0}
     failed: list[tuple[str, str]] = []
 
     def commit() -> None:
@@ -123,10 +124,14 @@ def add_images(
     n_done, last_commit = 0, time.monotonic()
     try:
         for batch, batch_codes in encoded_batches(encoder, source, catalogue.known):
-            pending.append((_new_cases(batch, key), batch_codes))
-            failed += [(image.item.source, image.error.reason) for image in batch if image.error]
-            counts["deleted"] += sum(image.is_deleted for image in batch)
-            counts["present"] += sum(image.is_known and not image.is_deleted for image in batch)
+            fresh = [_new_case(image, key) for image in batch if not image.error and not image.known]
+            pending.append((fresh, batch_codes))
+            for image in batch:
+                if image.error:
+                    failed.append((image.item.source, image.error.reason))
+                elif image.known:
+                    counts["deleted" if image.known.is_deleted else "present"] += 1
+                    counts["differing"] += _differs(image.known, _new_case(image, key))
             if len(pending) >= COMMIT_BATCHES or time.monotonic() > last_commit + COMMIT_SECONDS:
                 commit()
                 last_commit = time.monotonic()
@@ -137,16 +142,50 @@ def add_images(
         commit()
         raise
     commit()
-    return AddReport(counts["added"], counts["present"], counts["deleted"], tuple(failed))
+    return AddReport(counts["added"], counts["present"], counts["differing"], counts["deleted"], tuple(failed))
 
 
-def _new_cases(batch: Iterable[LoadedImage], key: PatientKey | None) -> list[NewCase]:
-    cases = []
-    for image in batch:
-        if image.error or image.is_known:
-            continue
-        item = image.item
-        patient = key.pseudonym(item.patient) if key and item.patient is not None else None
-        record = {record_name(name): value for name, value in item.record.items()}
-        cases.append(NewCase(item.source, image.content, item.label, patient, item.split, record))
-    return cases
+def check_records(source: Source, columns: Sequence[str]) -> None:
+    """Whether the catalogue can hold this source's root and records beside the columns it has.
+
+    Raises SourceError where it cannot: text that is not UTF-8, a number that is not finite, or a column's name that SQL
+    would take for another's, since it does not tell capitals apart.
+    """
+    try:
+        str(source.root.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{source.root!r}: the folder's name is not UTF-8, which the catalogue needs") from error
+    stored = {name.casefold(): name for name in columns}
+    origin: dict[str, str] = {}
+    for column in sorted({name for item in source.items for name in item.record}):
+        name = record_name(column)
+        other = origin.get(name.casefold()) or stored.get(name.casefold(), name)
+        if other != name or name.casefold() in origin:
+            raise SourceError(f"{source.root}: column {column!r} cannot be stored beside {other!r}; rename it")
+        if not _is_plain(column):
+            raise SourceError(
+                f"{source.root}: column {column!r}: its name holds a quote, backslash or control character"
+            )
+        origin[name.casefold()] = column
+    for item in source.items:
+        for column, value in item.record.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SourceError(f"{source.root}: {item.source} has {column} = {value}, which is no number")
+
+
+def _is_plain(column: str) -> bool:
+    return column.isprintable() and not {'"', "\\"} & set(column)
+
+
+def _new_case(image: LoadedImage, key: PatientKey | None) -> NewCase:
+    item = image.item
+    patient = key.pseudonym(item.patient) if key and item.patient is not None else None
+    record = {record_name(name): value for name, value in item.record.items()}
+    return NewCase(item.source, image.content, item.label, patient, item.split, record)
+
+
+def _differs(known: KnownCase, case: NewCase) -> bool:
+    """Whether the case says something that the catalogue does not; what it does not say does not count."""
+    stored = {"label": known.label, "patient": known.patient, "split": known.split, **known.record}
+    said = {"label": case.label, "patient": case.patient, "split": case.split, **case.record}
+    return any(value is not None and stored.get(name) != value for name, value in said.items())

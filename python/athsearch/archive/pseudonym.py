@@ -1,6 +1,7 @@
 """Patients under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
 
-Who holds the archive alone can tell that two cases are of one patient, not which patient it is.
+A pseudonym tells that two cases are of one patient, not which patient it is. Paths and further columns of a manifest
+are stored as they are: where they name the patient, so does the archive.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from ..errors import ArchiveError
-from ..files import sync_folder
+from ..files import naming, sync_folder
 
 KEY_BYTES = 32
 
@@ -47,12 +48,24 @@ class PatientKey:
         return cls(key)
 
     @classmethod
+    def passing(cls) -> PatientKey:
+        """A new key that is written nowhere."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    @classmethod
     def create(cls, path: Path) -> PatientKey:
         """Makes a new key and its file, readable by its owner only. An existing file is never replaced."""
         key = secrets.token_bytes(KEY_BYTES)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(key.hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with naming(path):
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    file.write(key.hex() + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, path)  # unlike a rename it fails where there is a file
+                sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
         return cls(key)

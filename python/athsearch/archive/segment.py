@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def write_segment(folder: Path, codes: Codes, first_id: int) -> Segment:
     path = folder / f"{first_id:012d}.npy"
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
-            np.save(file, codes.words)
+            np.save(file, codes.words.astype("<u8", copy=False))
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     return Segment(path.name, first_id, codes.n_codes, digest)
 
@@ -42,14 +43,11 @@ def map_segment(folder: Path, segment: Segment, bits: int, model_id: str) -> Cod
         words = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise SegmentCorrupt(f"{path}: the segment's file is missing") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         raise SegmentCorrupt(f"{path}: not a readable segment ({error})") from error
     shape = (segment.n_codes, n_words_for(bits))
-    if words.dtype != np.uint64 or words.shape != shape:
+    if words.dtype != np.dtype("<u8") or words.shape != shape or not words.flags.c_contiguous:
         raise SegmentCorrupt(
             f"{path}: holds {words.dtype} {list(words.shape)}, the catalogue says uint64 {list(shape)}"
         )
-    try:
-        return Codes(words, bits, model_id)
-    except ValueError as error:
-        raise SegmentCorrupt(f"{path}: {error}") from error
+    return Codes.trusted(words.astype(np.uint64, copy=False), bits, model_id)

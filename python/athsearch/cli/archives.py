@@ -11,8 +11,8 @@ import numpy as np
 
 from ..archive.archive import Archive, Hit
 from ..codes import Codes
-from ..data import read_pixels
-from ..errors import ArchiveError, ModelMismatch, SourceError
+from ..data import locate, read_pixels
+from ..errors import ArchiveError, ImageError, ModelMismatch, SourceError
 from ..files import replacing
 from .common import (
     device_option,
@@ -68,7 +68,7 @@ def index(
         archive = Archive.create(archive_path, Encoder.load(weights, device), key_path)
     with archive, progress("indexing") as bar:
         report = archive.add(source, bar)
-        n_cases = archive.n_cases
+        n_cases, archive_columns = archive.n_cases, archive.columns
     if as_json:
         print_json(
             {
@@ -76,9 +76,11 @@ def index(
                 "n_cases": n_cases,
                 "n_added": report.n_added,
                 "n_present": report.n_present,
+                "n_differing": report.n_differing,
                 "n_deleted": report.n_deleted,
                 "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
                 "skipped": source.skipped,
+                "columns": archive_columns,
             }
         )
     else:
@@ -89,6 +91,13 @@ def index(
             + (f", {len(report.failed):,} could not be used" if report.failed else "")
             + f"; {n_cases:,} cases"
         )
+        if report.n_differing:
+            say(
+                f"  {report.n_differing:,} of those there already now come with another label, patient, split or "
+                "record; what was stored stands"
+            )
+        if stored := sorted({name for item in source.items for name in item.record}):
+            say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
         if source.skipped:
             say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
     if len(report.failed) == len(source):
@@ -103,14 +112,8 @@ def index(
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many cases.")
 @click.option("--where", metavar="EXPRESSION", help="Only cases that meet it, as in \"label = 'amd' AND age < 60\".")
 @click.option("--patient", help="The image's patient, as in the sources; his own cases are left out.")
-@click.option(
-    "--exclude-same",
-    multiple=True,
-    default=("patient",),
-    show_default=True,
-    metavar="COLUMN",
-    help="Leave out cases with the query's value here. Repeatable.",
-)
+@click.option("--exclude-same", multiple=True, metavar="COLUMN", help="With --id: leave out cases with its value here.")
+@click.option("--same-patient", is_flag=True, help="With --id: show other cases of its patient too.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
 @click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
 @key_option
@@ -125,6 +128,7 @@ def query(
     where: str | None,
     patient: str | None,
     exclude_same: Sequence[str],
+    same_patient: bool,
     sheet: Path | None,
     images: Path | None,
     key_path: Path | None,
@@ -133,7 +137,8 @@ def query(
 ) -> None:
     """Show the cases of ARCHIVE most similar to IMAGE (or to a case, or a code), nearest first.
 
-    Distance is the number of bits in which two codes differ; of equal distances the lower id comes first.
+    Distance is the number of bits in which two codes differ; of equal distances the lower id comes first. Other cases
+    of the query's patient are left out where the patient is known: with --id, or by --patient.
 
     \b
     Examples:
@@ -142,19 +147,23 @@ def query(
     """
     if sum(given is not None for given in (image, id, code)) != 1:
         raise click.UsageError("give one of IMAGE, --id and --code")
-    archive = Archive.open(archive_path, key_path, device)
-    try:
-        if id is not None:
-            hits = archive.search_case(id, k, where, exclude_same)
-        else:
-            asked = image if image is not None else _parse_code(str(code), archive)
-            hits = archive.search(asked, k, where, patient, exclude_same)
-    except KeyError as error:
-        raise ArchiveError(f"{archive_path}: no case {id}") from error
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if sheet is not None:
-        _write_sheet(sheet, archive, image, id, hits, images)
+    if id is None and (exclude_same or same_patient):
+        raise click.UsageError("--exclude-same and --same-patient go with --id")
+    if id is not None and patient is not None:
+        raise click.UsageError("--patient goes with IMAGE or --code; with --id the archive knows the patient")
+    with Archive.open(archive_path, key_path, device) as archive:
+        try:
+            if id is not None:
+                hits = archive.search_case(id, k, where, exclude_same if same_patient else ("patient", *exclude_same))
+            else:
+                asked = image if image is not None else _parse_code(str(code), archive)
+                hits = archive.search(asked, k, where, patient)
+        except KeyError as error:
+            raise ArchiveError(f"{archive_path}: no case {id}") from error
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        if sheet is not None:
+            _write_sheet(sheet, archive, image, id, hits, images)
     if as_json:
         print_json(
             {
@@ -199,42 +208,22 @@ def evaluate(
     Example:
       athsearch evaluate archive images/ --split test
     """
-    from ..evaluation import evaluate as score
+    from ..evaluation import evaluate_archive
 
     source = open_chosen(**open_options)
     if open_options["split"] is None and "test" in source.splits:
         source = source.split("test")
-    for item in source.items:
-        if item.label is None:
-            raise SourceError(f"{source.root}: {item.source} has no label to score answers by")
-    with Archive.open(archive_path, key_path, device) as archive:
-        database = archive.database()
-        if any(label is None for label in database.labels) or not database.labels:
-            raise ArchiveError(f"{archive_path}: scoring needs cases, all of them with labels")
-        with progress("encoding") as bar:
-            queries = archive.encode_queries(source, bar)
-    if not queries.items:
-        raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
-    result = score(
-        database.codes,
-        [str(label) for label in database.labels],
-        queries.codes,
-        [str(item.label) for item in queries.items],
-        k,
-        database_groups=database.groups,
-        query_groups=queries.groups,
-    )
-    n_known = len(set(queries.groups) & set(database.groups))
+    with Archive.open(archive_path, key_path, device) as archive, progress("encoding") as bar:
+        result = evaluate_archive(archive, source, k, bar)
     if as_json:
-        failed = [{"source": name, "reason": reason} for name, reason in queries.failed]
-        print_json({**result.to_dict(), "n_left_out_groups": n_known, "failed": failed})
+        failed = [{"source": name, "reason": reason} for name, reason in result.failed]
+        print_json({**result.scores.to_dict(), "n_left_out": result.n_left_out, "failed": failed})
         return
-    report_failures(queries.failed)
-    click.echo(result.table())
-    if n_known:
+    report_failures(result.failed)
+    click.echo(result.scores.table())
+    if result.n_left_out:
         click.echo(
-            f"{n_known:,} of the queries' patients or images are in the archive too: "
-            "each query was scored without its own."
+            f"{result.n_left_out:,} queries or their patients are in the archive too: each was scored without its own."
         )
 
 
@@ -272,10 +261,13 @@ def _write_sheet(
     if id is not None:
         case = archive.case(id)
         label, lines = case.label, ["query", f"id {id}, {case.label or 'no label'}", case.source]
-        pixels = read_pixels(images or case.root, case.source)
+        try:
+            pixels = read_pixels(images or case.root, case.source)
+        except ImageError as error:
+            lines.append(error.reason)
     elif image is not None:
         lines = ["query", Path(image).name]
-        pixels = read_pixels(Path(image).parent, Path(image).name)
+        pixels = read_pixels(*locate(image))
     title = f"{archive.path.name}: {len(hits)} nearest of {archive.n_cases:,} cases"
     sheet = answer_sheet(archive.encoder, pixels, lines, hits, label, images, title)
     with replacing(path) as temporary:

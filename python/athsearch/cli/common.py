@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from tqdm import tqdm
 
 from ..data import SPLITS, Source, open_source
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PLAIN_SECONDS = 10.0  # between the lines that replace a progress bar where there is no terminal
@@ -89,6 +91,8 @@ class Progress:
         """Shows n_done of n_total, and figures by name."""
         if self._is_terminal:
             if self._bar is None:
+                from tqdm import tqdm
+
                 self._bar = tqdm(total=n_total, desc=self._label, file=sys.stderr, leave=True, dynamic_ncols=True)
             self._bar.total = n_total
             self._bar.set_postfix(figures, refresh=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..data import open_source
+from ..data import patient_finder
 from ..recipes import recipe_settings
 from .common import Progress, device_option, json_option, print_json, report_failures
 from .train import shown_training
@@ -15,7 +15,7 @@ EPOCHS = 16  # enough for phantoms, and short enough to wait for
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled images of your own, instead of phantoms.")
+@click.option("--data", metavar="SOURCE", help="Labelled images of your own, instead of phantoms.")
 @click.option("--patient-pattern", metavar="REGEX", help=r"Patient from the path, as in '(\d+)_(left|right)'.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-output"), show_default=True)
 @click.option("--size", type=int, default=64, show_default=True, help="Side of the network's input, in pixels.")
@@ -23,7 +23,7 @@ EPOCHS = 16  # enough for phantoms, and short enough to wait for
 @device_option
 @json_option
 def demo(
-    data: Path | None, patient_pattern: str | None, out: Path, size: int, epochs: int, device: str, as_json: bool
+    data: str | None, patient_pattern: str | None, out: Path, size: int, epochs: int, device: str, as_json: bool
 ) -> None:
     """Show the whole road in a few minutes: train, index, query, evaluate, and a report to look at.
 
@@ -39,7 +39,7 @@ def demo(
 
     try:
         settings = recipe_settings("default", size=size, epochs=epochs)
-        source = None if data is None else open_source(data, patient_pattern=patient_pattern)
+        patient_finder(patient_pattern)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     bars: list[Progress] = []
@@ -53,7 +53,7 @@ def demo(
 
     try:
         with shown_training(failed) as watch:
-            path, report = demonstrate(out, source, settings, device, observe, watch)
+            path, report = demonstrate(out, data, patient_pattern, settings, device, observe, watch)
     finally:
         for bar in bars:
             bar.close()

@@ -11,9 +11,9 @@ from pathlib import Path
 from .. import images
 from ..errors import SourceError
 from . import folder, manifest, npz
-from .source import SPLITS, Item, Source, Value, read_image, read_pixels
+from .source import SPLITS, Item, Source, Value, locate, read_image, read_pixels
 
-__all__ = ["SPLITS", "Item", "Source", "Value", "open_source", "read_image", "read_pixels"]
+__all__ = ["SPLITS", "Item", "Source", "Value", "locate", "open_source", "patient_finder", "read_image", "read_pixels"]
 
 
 def open_source(
@@ -33,9 +33,10 @@ def open_source(
 
     Manifest: UTF-8 with a header row; commas in .csv, tabs in .tsv. Items stand in its order. Paths are relative to the
     manifest's folder, or absolute and below it. The columns of path and label must be there, those of patient and split
-    only if another name than the usual one is given; None or "" instead of a name: there is no such column. Empty cells
-    mean "not known". The further columns that have a name become the record: int or float where all values of the
-    column are plain numbers that survive the way there and back ("007" does not), text otherwise.
+    only if another name than the usual one is given; None or "" instead of a name: there is no such column. Capitals in
+    names make no difference. Empty cells mean "not known". The further columns that have a name, and not one of those
+    four, become the record: int or float where all values of the column are plain numbers that survive the way there
+    and back ("007" does not), text otherwise.
 
     MedMNIST npz: arrays `{train,val,test}_images`, uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3] from 8 x 8, and
     `{train,val,test}_labels`, integers [N] or [N, 1]. Whole splits may be missing. A label is the number as text.
@@ -46,7 +47,9 @@ def open_source(
     Raises SourceError, naming file and row, if the source is not such or holds no images; ValueError if the pattern is
     not a regular expression with a group.
     """
-    find_patient = None if patient_pattern is None else _patient_finder(patient_pattern)
+    if not os.fspath(path):
+        raise SourceError("the source's path is empty")
+    find_patient = patient_finder(patient_pattern)
     whole = Path(os.path.abspath(path))
     suffix = whole.suffix.lower()
     if not os.path.exists(whole):
@@ -77,7 +80,10 @@ def _open_npz(path: Path) -> Source:
     return Source(path.parent, tuple(items), tuple(f"{path.name}/{name}" for name in others))
 
 
-def _patient_finder(pattern: str) -> Callable[[str], str | None]:
+def patient_finder(pattern: str | None) -> Callable[[str], str | None] | None:
+    """What `patient_pattern` stands for, see `open_source`: source -> patient. Raises ValueError if it is unusable."""
+    if pattern is None:
+        return None
     try:
         compiled = re.compile(pattern)
     except re.error as error:

@@ -13,6 +13,8 @@ from pathlib import Path
 from ..errors import SourceError
 from .source import SPLIT_OF_NAME, SPLITS, Item, Source, Value
 
+USUAL_ROLES = ("path", "label", "patient", "split")
+
 _PLAIN_INTEGER = re.compile("0|-?[1-9][0-9]{0,18}").fullmatch
 _PLAIN_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 
@@ -23,13 +25,17 @@ def read(
     """All images that a manifest names, in its order. See `open_source`."""
     (_, header), *rows = _rows(path)
     columns = [name.strip() for name in header]
-    if repeated := [name for name, count in Counter(columns).items() if name and count > 1]:
-        raise SourceError(f"{path}: column {repeated[0]!r} stands twice in the header")
+    known = [name.casefold() for name in columns]  # "Patient" is "patient"
+    if repeated := [name for name, count in Counter(known).items() if name and count > 1]:
+        raise SourceError(f"{path}: column {repeated[0]!r} stands twice in the header (capitals make no difference)")
+    for name in columns:
+        if '"' in name or "\\" in name or not name.isprintable():
+            raise SourceError(f"{path}: column {name!r}: its name holds a quote, backslash or control character")
     needed = {"path_column": path_column, "label_column": label_column}
     needed |= {} if patient_column == "patient" else {"patient_column": patient_column}
     needed |= {} if split_column == "split" else {"split_column": split_column}
     for option, column in needed.items():
-        if column not in columns and (column or option == "path_column"):
+        if (column or "").casefold() not in known and (column or option == "path_column"):
             cure = " (empty if there are no labels)" if option == "label_column" else ""
             raise SourceError(
                 f"{path}: no column {column!r} (found: {', '.join(columns)}); give its name as {option}{cure}"
@@ -40,11 +46,13 @@ def read(
         if len(row) != len(columns):
             raise SourceError(f"{path}: row {number} has {len(row)} fields, the header has {len(columns)}")
 
-    cells = {name: [row[place].strip() for _, row in rows] for place, name in enumerate(columns) if name}
-    roles = (path_column, label_column, patient_column, split_column)
+    cells = {name: [row[place].strip() for _, row in rows] for place, name in enumerate(known) if name}
+    roles = [(role or "").casefold() for role in (path_column, label_column, patient_column, split_column)]
     unknown = [""] * len(rows)
-    paths, labels, patients, splits = (cells.get(role or "", unknown) for role in roles)
-    further = {name: _typed(texts) for name, texts in cells.items() if name not in roles}
+    paths, labels, patients, splits = (cells.get(role, unknown) for role in roles)
+    # A column named "patient" is a patient even where another one was chosen, or none: it must not become a record.
+    taken = {*roles, *USUAL_ROLES}
+    further = {name: _typed(cells[name.casefold()]) for name in columns if name and name.casefold() not in taken}
     root = os.path.join(path.parent, "")
     items: list[Item] = []
     row_of: dict[str, int] = {}
@@ -62,7 +70,7 @@ def read(
         if splits[place] and not split:
             raise SourceError(
                 f"{path}: row {number}: split {splits[place]!r} is none of {', '.join(SPLITS)}"
-                " (an empty split_column makes the column an ordinary one)"
+                " (an empty split_column ignores the column)"
             )
         record = {name: value for name, values in further.items() if (value := values[place]) is not None}
         items.append(Item(source, labels[place] or None, patients[place] or None, split, record))

@@ -6,6 +6,7 @@ import math
 import re
 import struct
 import threading
+import tokenize
 import zipfile
 import zlib
 from functools import lru_cache
@@ -20,7 +21,10 @@ from ..types import AnyArray, Pixels
 _PART = re.compile(r"(.+\.npz)/(train|val|test)/([0-9]+)", re.IGNORECASE)
 
 # What a damaged or foreign file makes zipfile and NumPy raise.
-_BAD_FILE = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+_BAD_FILE = (
+    *(OSError, ValueError, LookupError, EOFError, RuntimeError, OverflowError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 _lock = threading.Lock()  # threads wait for one decompression rather than each doing it
 

@@ -120,6 +120,13 @@ class Source:
         return read_pixels(self.root, item.source)
 
 
+def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Root and source of an image given by its path alone: of a file, or as in "folder/file.npz/test/00017"."""
+    whole = Path(path)
+    n_parts = 3 if npz.names_part("/".join(whole.parts[-3:])) else 1
+    return Path(*whole.parts[:-n_parts]), "/".join(whole.parts[-n_parts:])
+
+
 def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Callable[[], Pixels]]:
     """The bytes of one image, of its file or its part of an npz array, and a function that decodes these very bytes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..archive.archive import Archive, Queries
+from ..archive.archive import Archive
 from ..data import Item, Source, open_source
 from ..errors import ModelMismatch
-from ..evaluation import evaluate
+from ..evaluation import evaluate_archive
 from ..explanation import answer_sheet
 from ..recipes import TrainingSettings
 from ..training import train
@@ -30,12 +31,19 @@ Observe = Callable[[str], Callable[[int, int], None]]  # name of a step -> calle
 
 
 def demonstrate(
-    out: Path, data: Source | None, settings: TrainingSettings, device: str, observe: Observe, watch: Mapping[str, Any]
+    out: Path,
+    data: str | None,
+    patient_pattern: str | None,
+    settings: TrainingSettings,
+    device: str,
+    observe: Observe,
+    watch: Mapping[str, Any],
 ) -> tuple[Path, Report]:
     """Trains, indexes, queries and evaluates in the folder `out`; writes report.html there and returns its path.
 
-    data: labelled images, or None for phantoms drawn on the spot. watch: the callbacks of `train`. What is finished in
-    the folder is not done again. Raises ModelMismatch when it holds the archive of another run.
+    data: path of labelled images, read as `open_source` does, or None for phantoms drawn on the spot. watch: the
+    callbacks of `train`. What is finished in the folder is not done again. Raises ModelMismatch when it holds the
+    archive of another run, and whatever the steps raise.
     """
     timings: dict[str, float] = {}
 
@@ -45,14 +53,16 @@ def demonstrate(
         yield
         timings[step] = time.perf_counter() - begin
 
-    out.mkdir(parents=True, exist_ok=True)
-    source = data
-    if source is None:
+    if data is not None:
+        source = open_source(data, patient_pattern=patient_pattern)
+        out.mkdir(parents=True, exist_ok=True)
+    else:
         with timed("drawing the images"):
             source = _drawn(out / "images", observe("drawing"))
     if "test" not in source.splits:
         source = source.divided({"train": 0.8, "test": 0.2})
     learned, asked = source.split("train"), source.split("test")
+    is_trained = (out / "run" / "weights.safetensors").exists()
     with timed("training"):
         encoder = train(source, settings, run_dir=out / "run", device=device, **watch)
     if (out / "archive").exists():
@@ -64,26 +74,20 @@ def demonstrate(
     with archive:
         with timed("indexing"):
             archive.add(learned, observe("indexing"))
-        with timed("encoding the queries"):
-            queries = archive.encode_queries(asked, observe("encoding queries"))
-        database = archive.database()
-        with timed("evaluating"):
-            evaluation = evaluate(
-                database.codes,
-                [str(label) for label in database.labels],
-                queries.codes,
-                [str(item.label) for item in queries.items],
-                database_groups=database.groups,
-                query_groups=queries.groups,
-            )
-        timings["one query, image to hits (median)"] = _query_seconds(archive, asked, queries)
-        sheets = {f"A query of class {item.label}": _sheet(archive, asked, item) for item in _examples(queries.items)}
-    seconds = timings["training"]
-    images = "YOUR_IMAGES" if data is None else data.root
+        with timed("encoding and scoring the queries"):
+            evaluation = evaluate_archive(archive, asked, progress=observe("encoding queries")).scores
+        timings["one query, image to hits (median)"] = _query_seconds(archive, asked)
+        sheets = {f"A query of class {item.label}": _sheet(archive, asked, item) for item in _examples(asked.items)}
+    if is_trained:
+        del timings["training"]
+    took = "" if is_trained else f" in {timings['training']:.0f} s"
+    images = "YOUR_IMAGES" if data is None else shlex.quote(data)
+    if patient_pattern is not None:
+        images += f" --patient-pattern {shlex.quote(patient_pattern)}"
     report = Report(
-        subject=f"A small network learned from {len(learned):,} {'images' if data else 'drawn phantoms of eyes'} in "
-        f"{seconds:.0f} s and gives each image a code of {encoder.bits} bits; {evaluation.n_queries:,} images it never "
-        "saw were then asked for similar cases",
+        subject=f"A small network learned from {len(learned):,} {'images' if data else 'drawn phantoms of eyes'}{took} "
+        f"and gives each image a code of {encoder.bits} bits; {evaluation.n_queries:,} images it never saw were then "
+        "asked for similar cases",
         sheets=sheets,
         curves=out / "run" / "curves.png",
         evaluation=evaluation,
@@ -132,9 +136,9 @@ def _sheet(archive: Archive, asked: Source, item: Item) -> Image.Image:
     return answer_sheet(archive.encoder, pixels, [f"query: {item.label}", item.source], hits, item.label)
 
 
-def _query_seconds(archive: Archive, asked: Source, queries: Queries) -> float:
+def _query_seconds(archive: Archive, asked: Source) -> float:
     seconds = []
-    for item in queries.items[:20]:
+    for item in asked.items[:20]:
         begin = time.perf_counter()
         archive.search(asked.pixels(item), patient=item.patient)
         seconds.append(time.perf_counter() - begin)

@@ -10,17 +10,23 @@ from collections.abc import Callable, Mapping
 
 from ..errors import CorruptImage, UnsupportedImage
 from ..types import Pixels
-from . import pillow
+
+
+def _pillow(content: bytes, name: str) -> Pixels:
+    from . import pillow  # when first needed: searching decodes nothing, and starts faster without
+
+    return pillow.read(content, name)
+
 
 READERS: Mapping[str, Callable[[bytes, str], Pixels]] = {
-    ".bmp": pillow.read,
-    ".jfif": pillow.read,
-    ".jpe": pillow.read,
-    ".jpeg": pillow.read,
-    ".jpg": pillow.read,
-    ".png": pillow.read,
-    ".tif": pillow.read,
-    ".tiff": pillow.read,
+    ".bmp": _pillow,
+    ".jfif": _pillow,
+    ".jpe": _pillow,
+    ".jpeg": _pillow,
+    ".jpg": _pillow,
+    ".png": _pillow,
+    ".tif": _pillow,
+    ".tiff": _pillow,
 }
 
 

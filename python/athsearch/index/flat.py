@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import _scan
-from ..codes import Codes, check_same_model
+from ..codes import Codes, check_same_model, common_model
 from ..parallel import n_processors
 from ..types import Bools, Ids, Mask, Neighbors
+
+MAX_THREADS = 1024
 
 
 class FlatIndex:
@@ -24,10 +27,8 @@ class FlatIndex:
         if not segments:
             raise ValueError("an index needs at least one segment of codes; it may hold no code")
         for segment in segments:
-            if not isinstance(segment, Codes):
-                raise TypeError(f"codes must be Codes, got {type(segment).__name__}")
-            check_same_model(segments[0], segment)
-        self._like = segments[0][:0]
+            _check_type(segment)
+        self._like = Codes.trusted(segments[0].words[:0], segments[0].bits, common_model(segments))
         self._segments = [segment.words for segment in segments]
         self._n_codes = sum(segment.n_codes for segment in segments)
         self._ids = None if ids is None else _checked_ids(ids, self._n_codes)
@@ -63,11 +64,19 @@ class FlatIndex:
         Raises ModelMismatch when queries are of another length or model, ValueError for k < 1 or a mask of another
         size, KernelUnavailable when ATHSEARCH_KERNEL names a kernel that cannot run here.
         """
+        k = operator.index(k)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        _check_type(queries)
         check_same_model(self._like, queries)
         (offsets, rows, distances), ties = _scan.top_k(
-            self._segments, queries.words, k, self._mask_words(mask), _n_threads(threads), "", count_ties
+            self._segments,
+            queries.words,
+            min(k, max(self._n_codes, 1)),
+            self._mask_words(mask),
+            _n_threads(threads),
+            "",
+            count_ties,
         )
         return Neighbors(offsets, self._to_ids(rows), distances, ties)
 
@@ -78,11 +87,13 @@ class FlatIndex:
 
         Parameters and errors as for `search`; a negative radius is a ValueError.
         """
+        radius = operator.index(radius)
         if radius < 0:
             raise ValueError(f"radius must not be negative, got {radius}")
+        _check_type(queries)
         check_same_model(self._like, queries)
         offsets, rows, distances = _scan.within(
-            self._segments, queries.words, radius, self._mask_words(mask), _n_threads(threads), ""
+            self._segments, queries.words, min(radius, self.bits), self._mask_words(mask), _n_threads(threads), ""
         )
         return Neighbors(offsets, self._to_ids(rows), distances)
 
@@ -115,6 +126,12 @@ def _checked_ids(ids: Ids, n_codes: int) -> Ids:
 def _n_threads(threads: int | None) -> int:
     if threads is None:
         return n_processors()
+    threads = operator.index(threads)
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    return threads
+    return min(threads, MAX_THREADS)
+
+
+def _check_type(codes: object) -> None:
+    if not isinstance(codes, Codes):
+        raise TypeError(f"expected Codes, got {type(codes).__name__}; Codes.from_bytes and its siblings make them")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..errors import CheckpointError
 from ..files import replacing
@@ -92,21 +92,25 @@ def save_weights(
     }
     arrays = {f"network.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     arrays |= {f"extra.{name}": np.ascontiguousarray(tensor) for name, tensor in extras.items()}
-    try:
-        with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata={METADATA_NAME: json.dumps(header)})
-    except SafetensorError as error:  # what its own writing code makes of a full disk
-        raise OSError(f"cannot write {path}: {error}") from error
+    content = save(arrays, {METADATA_NAME: json.dumps(header)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """Reads a weights file. Raises CheckpointError when it is missing, damaged, not ours, or of another format."""
+    """Reads a weights file. Raises CheckpointError when it is missing, damaged, not ours, or of another format, OSError
+    when the system refuses to read it.
+    """
     try:
+        with open(path, "rb"):  # for the system's own words about folders and permissions
+            pass
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if METADATA_NAME not in metadata:
                 raise CheckpointError(f"{path}: a safetensors file, but not of athsearch")
             header = json.loads(metadata[METADATA_NAME])
+            if not isinstance(header, dict):
+                raise ValueError("its description is not an object")
             if header.get("format") != FORMAT:
                 raise CheckpointError(
                     f"{path}: weights of format {header.get('format')}, this version reads format {FORMAT}; "
@@ -127,7 +131,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         stated, versions = (header["model_id"], header["extras_sha256"]), header["versions"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such weights file") from error
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError, IsADirectoryError) as error:
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable weights file ({type(error).__name__}: {error})") from error
     if (model_id(description, tensors), _digest("extras", extras)) != stated:
         raise CheckpointError(f"{path}: damaged: its tensors are not those it was written with")

@@ -1,0 +1,77 @@
+"""Files that appear whole or not at all, and the ordered map over threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from athsearch.files import replacing
+from athsearch.parallel import map_ahead
+
+
+def test_a_file_is_replaced_when_all_went_well(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), OSError(errno.ENOSPC, "full")])
+def test_a_file_stays_when_something_went_wrong(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    if isinstance(raised.value, OSError):
+        assert (raised.value.filename, raised.value.strerror) == (str(path), os.strerror(errno.ENOSPC))
+
+
+def test_results_come_in_order_and_not_far_ahead() -> None:
+    started: list[int] = []
+
+    def slow(number: int) -> int:
+        started.append(number)
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    results = map_ahead(slow, range(50), n_ahead=5)
+    for number, result in enumerate(results):
+        assert result == number * number
+        assert len(started) <= number + 1 + 5
+    assert sorted(started) == list(range(50))
+
+
+def test_an_exception_comes_at_its_items_place() -> None:
+    def fail_at_3(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    results = map_ahead(fail_at_3, range(100), n_ahead=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+
+
+def test_threads_end_when_the_reader_stops_early() -> None:
+    before = threading.active_count()
+    results = map_ahead(abs, range(1000), n_ahead=4)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
