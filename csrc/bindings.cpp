@@ -116,9 +116,10 @@ PYBIND11_MODULE(_scan, module) {
   module.def(
       "selected_kernel", [](const std::string& name) { return athsearch::select_kernel(name).name; },
       py::arg("name") = "", "The kernel a search uses: the named one, else ATHSEARCH_KERNEL's, else the fastest.");
-  module.def("top_k", &top_k, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("k"), py::arg("mask"),
-             py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
+  module.def("top_k", &top_k, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("k"),
+             py::arg("mask"), py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
              "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
-  module.def("within", &within, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("radius"), py::arg("mask"),
-             py::arg("threads"), py::arg("kernel"), "(offsets, rows, distances), hits ordered by (distance, row).");
+  module.def("within", &within, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("radius"),
+             py::arg("mask"), py::arg("threads"), py::arg("kernel"),
+             "(offsets, rows, distances), hits ordered by (distance, row).");
 }

@@ -1,0 +1,54 @@
+"""The README's examples do what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import draw_image
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images/split/class/file and new.png, and it is the current one."""
+    for number in range(40):
+        split, label = ("test" if number % 10 > 7 else "train"), "ab"[number % 2]
+        (tmp_path / "images" / split / label).mkdir(parents=True, exist_ok=True)
+        image = draw_image(number)
+        image = image // 2 if label == "a" else 255 - image // 2
+        Image.fromarray(image).save(tmp_path / "images" / split / label / f"{number}.png")
+    Image.fromarray(draw_image(99)).save(tmp_path / "new.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {"packed": np.arange(800, dtype=np.uint8).reshape(100, 8)})
+    first, *hits = capsys.readouterr().out.splitlines()
+    assert first == "40"
+    assert len(hits) == 5
+    assert (folder / "archive" / "catalogue.sqlite").exists()
+
+
+def test_the_commands_run(folder: Path) -> None:
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("athsearch ")]
+    generic = [line for line in lines if "images/" in line or line.split()[1] in ("query", "info")]
+    assert len(generic) >= 5
+    for line in generic:
+        words = shlex.split(line, comments=True)
+        subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
+    assert (folder / "hits.png").exists()
