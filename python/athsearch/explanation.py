@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .archive.archive import Hit
     from .encoder import Encoder
 
-_TILE, _GAP, _LINE = 148, 10, 17  # pixels
+_TILE, _GAP, _LINE = 152, 10, 17  # pixels
 _WHITE, _INK, _GREY, _GREEN, _RED = (255, 255, 255), (30, 30, 30), (120, 120, 120), (20, 130, 60), (190, 50, 40)
 
 
@@ -75,8 +75,9 @@ def answer_sheet(
     def tile(pixels: Pixels | None, lines: Sequence[str], is_right: bool | None = None) -> Tile:
         if pixels is None:
             return Tile(None, None, lines, is_right)
-        square = encoder.description.preprocessing.square(pixels)
-        return Tile(square, overlay(square, encoder.relevance(square[None])[0]), lines, is_right)
+        seen = encoder.description.preprocessing.square(pixels)
+        shown = replace(encoder.description.preprocessing, size=_TILE).square(pixels)  # the same framing, sharper
+        return Tile(shown, overlay(shown, encoder.relevance(seen[None])[0]), lines, is_right)
 
     tiles = []
     for rank, hit in enumerate(hits, 1):
