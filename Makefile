@@ -1,10 +1,11 @@
 # make demo: the whole road on images drawn on the spot. make test: everything CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
-INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.cpp)
+CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
+CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
+INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format sanitize neon bench clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -22,6 +23,24 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
+
+# The core alone under AddressSanitizer, UBSan and ThreadSanitizer; `make test` does it too.
+sanitize: .venv/dev.stamp
+	$(BIN)/python -m pytest tests/test_csrc.py
+
+# The Arm kernel, by a cross compiler and an emulator (Debian: g++-aarch64-linux-gnu, qemu-user).
+neon:
+	mkdir -p build
+	aarch64-linux-gnu-g++ -std=c++17 -O2 -pthread -static tests/csrc/test_scanner.cpp csrc/scanner.cpp csrc/pool.cpp \
+	    csrc/kernels/scalar.cpp csrc/kernels/neon.cpp -o build/test_scanner_neon
+	qemu-aarch64 build/test_scanner_neon
+
+# Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.
+bench: .venv/bench.stamp
+	mkdir -p build
+	$(CXX) -O3 -march=native -pthread benchmarks/limits.cpp -o build/limits
+	$(BIN)/python benchmarks/bench_scan.py --limits build/limits
+	$(BIN)/python benchmarks/bench_encode.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)

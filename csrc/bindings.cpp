@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "registry.h"
@@ -20,32 +21,46 @@ namespace {
 // athsearch.index hands over arrays of the right type, C-contiguous and aligned; they are read in place.
 using WordArray = py::array_t<uint64_t, py::array::c_style>;
 
-const uint64_t* checked_words(const WordArray& array, const char* what, py::ssize_t n_words) {
-  if (array.ndim() != 2 || array.shape(1) != n_words || n_words < 1)
+const uint64_t* checked_words(const WordArray& array, const char* what, size_t n_words) {
+  if (array.ndim() != 2 || static_cast<size_t>(array.shape(1)) != n_words)
     throw py::value_error(std::string(what) + " must be uint64 [n, " + std::to_string(n_words) + "]");
   return array.data();
 }
 
+// Segments that were checked once, and are kept alive.
+class Segments {
+ public:
+  Segments(std::vector<WordArray> arrays, size_t n_words) : arrays_(std::move(arrays)), database_{{}, n_words} {
+    if (n_words < 1) throw py::value_error("n_words must be at least 1");
+    for (const WordArray& array : arrays_)
+      database_.segments.push_back({checked_words(array, "a segment", n_words), static_cast<uint64_t>(array.shape(0))});
+  }
+
+  const Database& database() const { return database_; }
+
+ private:
+  std::vector<WordArray> arrays_;
+  Database database_;
+};
+
+bool is_interrupted() {
+  const py::gil_scoped_acquire locked;
+  return PyErr_CheckSignals() != 0;
+}
+
 struct Arguments {
-  Database database;
   Queries queries;
   Options options;
 
-  Arguments(const std::vector<WordArray>& segments, const WordArray& query_words, const py::object& mask,
-            unsigned threads, const std::string& kernel)
-      : database{{}, 0}, queries{nullptr, 0}, options{&athsearch::select_kernel(kernel), nullptr, threads} {
-    const py::ssize_t n_words = query_words.ndim() == 2 ? query_words.shape(1) : 0;
-    queries = {checked_words(query_words, "queries", n_words), static_cast<size_t>(query_words.shape(0))};
-    database.n_words = static_cast<size_t>(n_words);
-    for (const WordArray& segment : segments)
-      database.segments.push_back(
-          {checked_words(segment, "a segment", n_words), static_cast<uint64_t>(segment.shape(0))});
-    if (!mask.is_none()) {
-      mask_words = py::cast<WordArray>(mask);
-      if (mask_words.ndim() != 1 || static_cast<uint64_t>(mask_words.size()) != (database.n_rows() + 63) / 64)
-        throw py::value_error("mask must be uint64 [ceil(n_rows / 64)]");
-      options.mask = mask_words.data();
-    }
+  Arguments(const Database& database, const WordArray& query_words, const py::object& mask, unsigned threads,
+            const std::string& kernel)
+      : queries{checked_words(query_words, "queries", database.n_words), static_cast<size_t>(query_words.shape(0))},
+        options{&athsearch::select_kernel(kernel), nullptr, threads, is_interrupted} {
+    if (mask.is_none()) return;
+    mask_words = py::cast<WordArray>(mask);
+    if (mask_words.ndim() != 1 || static_cast<uint64_t>(mask_words.size()) != (database.n_rows() + 63) / 64)
+      throw py::value_error("mask must be uint64 [ceil(n_rows / 64)]");
+    options.mask = mask_words.data();
   }
 
   WordArray mask_words{0};
@@ -70,29 +85,33 @@ py::tuple to_arrays(const Found& found) {
   return py::make_tuple(to_array(found.offsets), rows, distances);
 }
 
-py::tuple top_k(const std::vector<WordArray>& segments, const WordArray& queries, uint64_t k, const py::object& mask,
-                unsigned threads, const std::string& kernel, bool count_ties) {
-  const Arguments arguments(segments, queries, mask, threads, kernel);
-  Found found;
-  std::vector<int64_t> ties;
-  {
-    py::gil_scoped_release unlocked;
-    found = athsearch::top_k(arguments.database, arguments.queries, k, arguments.options);
-    if (count_ties) ties = athsearch::count_ties(arguments.database, arguments.queries, found, arguments.options);
+// Runs search() without the GIL. The Python error of a signal's handler is set when it gives up.
+template <class Search>
+Found without_gil(Search search) {
+  try {
+    const py::gil_scoped_release unlocked;
+    return search();
+  } catch (const athsearch::Interrupted&) {
+    throw py::error_already_set();
   }
-  const py::object tie_counts = count_ties ? py::object(to_array(ties)) : py::none();
-  return py::make_tuple(to_arrays(found), tie_counts);
 }
 
-py::tuple within(const std::vector<WordArray>& segments, const WordArray& queries, uint64_t radius,
-                 const py::object& mask, unsigned threads, const std::string& kernel) {
-  const Arguments arguments(segments, queries, mask, threads, kernel);
-  Found found;
-  {
-    py::gil_scoped_release unlocked;
-    found = athsearch::within(arguments.database, arguments.queries, radius, arguments.options);
-  }
-  return to_arrays(found);
+py::tuple top_k(const Segments& segments, const WordArray& queries, uint64_t k, const py::object& mask,
+                unsigned threads, const std::string& kernel, bool count_ties) {
+  if (k < 1) throw py::value_error("k must be at least 1");
+  const Arguments arguments(segments.database(), queries, mask, threads, kernel);
+  std::vector<int64_t> ties;
+  const Found found = without_gil([&] {
+    return athsearch::top_k(segments.database(), arguments.queries, k, arguments.options, count_ties ? &ties : nullptr);
+  });
+  return py::make_tuple(to_arrays(found), count_ties ? py::object(to_array(ties)) : py::none());
+}
+
+py::tuple within(const Segments& segments, const WordArray& queries, uint64_t radius, const py::object& mask,
+                 unsigned threads, const std::string& kernel) {
+  const Arguments arguments(segments.database(), queries, mask, threads, kernel);
+  return to_arrays(without_gil(
+      [&] { return athsearch::within(segments.database(), arguments.queries, radius, arguments.options); }));
 }
 
 std::vector<std::string> kernel_names() {
@@ -116,10 +135,11 @@ PYBIND11_MODULE(_scan, module) {
   module.def(
       "selected_kernel", [](const std::string& name) { return athsearch::select_kernel(name).name; },
       py::arg("name") = "", "The kernel a search uses: the named one, else ATHSEARCH_KERNEL's, else the fastest.");
-  module.def("top_k", &top_k, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("k"),
-             py::arg("mask"), py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
+  py::class_<Segments>(module, "Segments", "Arrays of codes, uint64 [n, n_words], that count as one.")
+      .def(py::init<std::vector<WordArray>, size_t>(), py::arg("arrays").noconvert(), py::arg("n_words"));
+  module.def("top_k", &top_k, py::arg("segments"), py::arg("queries").noconvert(), py::arg("k"), py::arg("mask"),
+             py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
              "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
-  module.def("within", &within, py::arg("segments").noconvert(), py::arg("queries").noconvert(), py::arg("radius"),
-             py::arg("mask"), py::arg("threads"), py::arg("kernel"),
-             "(offsets, rows, distances), hits ordered by (distance, row).");
+  module.def("within", &within, py::arg("segments"), py::arg("queries").noconvert(), py::arg("radius"), py::arg("mask"),
+             py::arg("threads"), py::arg("kernel"), "(offsets, rows, distances), hits ordered by (distance, row).");
 }

@@ -9,12 +9,18 @@ namespace athsearch {
 
 #if defined(__x86_64__)
 extern const Kernel kernel_avx512_vpopcntdq;
+extern const Kernel kernel_avx2;
+#elif defined(__aarch64__)
+extern const Kernel kernel_neon;
 #endif
 extern const Kernel kernel_scalar;
 
 static const Kernel* const kKernels[] = {
 #if defined(__x86_64__)
     &kernel_avx512_vpopcntdq,
+    &kernel_avx2,
+#elif defined(__aarch64__)
+    &kernel_neon,
 #endif
     &kernel_scalar,
 };

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu.h"
+
 namespace athsearch {
 
 // A hit is one integer, distance in the high 16 bits and row in the low 48. Ascending integers are the total order
@@ -28,13 +30,8 @@ struct Block {
 constexpr size_t kHitSlack = 8;
 
 // Writes the block's hits within `radius` (inclusive) of the query, rows ascending, to `hits`, which has room for
-// n_rows + kHitSlack. Returns how many there are.
+// n_rows + kHitSlack. Returns how many there are. query: uint64 [n_words], n_words from 1; radius: below 2^31 - 1.
 using WithinFunction = size_t (*)(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits);
-
-enum Feature : uint32_t {
-  kAvx512F = 1u << 0,
-  kAvx512Vpopcntdq = 1u << 1,
-};
 
 struct Kernel {
   const char* name;

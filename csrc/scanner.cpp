@@ -1,42 +1,69 @@
 // Blocks, threads, masks and merging, written once for every kernel.
 //
-// The database's rows are cut into blocks that fit the L1 cache and each thread takes a contiguous run of them, for all
-// queries: a block is prepared once and read from cache by every query of the group. Rows ascend within a thread, so
-// ties resolve by order of arrival; threads merge by sorting integers. The answer cannot depend on the split.
+// The database's rows are cut into blocks that fit the L1 cache; threads fetch the next few blocks whenever they are
+// free, and show each block to all queries: it is prepared once and read from cache by every query of the group. A
+// thread's blocks ascend, so ties resolve by order of arrival, and threads merge by sorting integers. The answer cannot
+// depend on who took which block.
 #include "scanner.h"
 
 #include <algorithm>
-#include <exception>
-#include <thread>
+#include <atomic>
+#include <chrono>
 
+#include "pool.h"
 #include "topk.h"
 
 namespace athsearch {
 
 namespace {
 
-constexpr size_t kBlockBytes = 16 * 1024;       // half an L1 cache, leaving room for the hits
-constexpr uint64_t kWordsPerThread = 1u << 19;  // a thread costs about as much as comparing so many words
-constexpr uint64_t kHitsPerGroup = 1u << 22;    // bounds the memory of the heaps: 32 MiB a thread
+constexpr uint64_t kBlockBytes = 24 * 1024;     // of a 32 KiB L1 cache, leaving room for queries and hits
+constexpr uint64_t kSmallestBlock = 64;         // rows; as many as a word of the mask
+constexpr uint64_t kWordsPerThread = 1u << 17;  // a thread takes some microseconds to wake: so many words' comparing
+constexpr uint64_t kWordsPerFetch = 1u << 15;   // compared before a thread fetches its next blocks
+constexpr uint64_t kWordsPerLook = 1u << 23;    // compared before the clock is asked whether to ask for interruptions
+constexpr std::chrono::milliseconds kLookEvery(50);
+constexpr uint64_t kHitsPerGroup = 1u << 22;  // bounds the memory of what is kept: 64 MiB a thread
 
 struct RowRange {
-  const Segment* segment;
-  uint64_t begin;      // within the segment
-  uint64_t n_rows;     // of this block
+  const uint64_t* words;  // of its first row
+  uint64_t n_rows;
   uint64_t first_row;  // within the database
 };
 
-std::vector<RowRange> cut_into_blocks(const Database& database) {
-  const uint64_t block_rows = std::max<uint64_t>(64, kBlockBytes / (8 * database.n_words));
-  std::vector<RowRange> blocks;
-  uint64_t first_row = 0;
-  for (const Segment& segment : database.segments) {
-    for (uint64_t begin = 0; begin < segment.n_rows; begin += block_rows)
-      blocks.push_back({&segment, begin, std::min(block_rows, segment.n_rows - begin), first_row + begin});
-    first_row += segment.n_rows;
+// A database's blocks by number; none crosses from one segment into the next.
+class Blocks {
+ public:
+  explicit Blocks(const Database& database)
+      : database_(database), block_rows_(std::max(kSmallestBlock, kBlockBytes / (8 * database.n_words))) {
+    uint64_t first_row = 0;
+    for (const Segment& segment : database.segments) {
+      first_block_.push_back(n_blocks_);
+      first_row_.push_back(first_row);
+      n_blocks_ += (segment.n_rows + block_rows_ - 1) / block_rows_;
+      first_row += segment.n_rows;
+    }
   }
-  return blocks;
-}
+
+  uint64_t n_blocks() const { return n_blocks_; }
+  uint64_t block_words() const { return block_rows_ * database_.n_words; }
+
+  RowRange operator[](uint64_t block) const {
+    // The last segment that begins at or before this block; empty ones begin where the next one does.
+    const auto after = std::upper_bound(first_block_.begin(), first_block_.end(), block);
+    const auto number = static_cast<size_t>(after - first_block_.begin()) - 1;
+    const Segment& segment = database_.segments[number];
+    const uint64_t begin = (block - first_block_[number]) * block_rows_;
+    return {segment.words + begin * database_.n_words, std::min(block_rows_, segment.n_rows - begin),
+            first_row_[number] + begin};
+  }
+
+ private:
+  const Database& database_;
+  uint64_t block_rows_;
+  uint64_t n_blocks_ = 0;
+  std::vector<uint64_t> first_block_, first_row_;  // of each segment
+};
 
 bool is_allowed(const uint64_t* mask, uint64_t row) { return mask == nullptr || (mask[row / 64] >> (row % 64) & 1); }
 
@@ -59,19 +86,22 @@ class Workspace {
 
   void load(const RowRange& range) {
     hits_.resize(range.n_rows + kHitSlack);
-    const uint64_t* rows = range.segment->words + range.begin * n_words_;
-    block_ = {rows, range.n_rows, n_words_, range.n_rows, range.first_row};
+    block_ = {range.words, range.n_rows, n_words_, range.n_rows, range.first_row};
     if (n_words_ == 1) return;
     words_.resize(range.n_rows * n_words_);
     for (size_t row = 0; row < range.n_rows; ++row)
-      for (size_t word = 0; word < n_words_; ++word) words_[word * range.n_rows + row] = rows[row * n_words_ + word];
+      for (size_t word = 0; word < n_words_; ++word)
+        words_[word * range.n_rows + row] = range.words[row * n_words_ + word];
     block_.words = words_.data();
   }
 
-  // Calls take(hit) for each allowed hit of the loaded block, rows ascending.
+  uint64_t n_rows() const { return block_.n_rows; }
+
+  // Calls take(hit) for each allowed hit of the block among rows begin to end - 1, rows ascending.
   template <class Take>
-  void scan(const uint64_t* query, uint64_t radius, Take take) {
-    const size_t n_hits = options_.kernel->within(query, block_, radius, hits_.data());
+  void scan(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end, Take take) {
+    const Block part = {block_.words + begin, block_.stride, n_words_, end - begin, block_.first_row + begin};
+    const size_t n_hits = options_.kernel->within(query, part, radius, hits_.data());
     for (size_t i = 0; i < n_hits; ++i)
       if (is_allowed(options_.mask, hit_row(hits_[i]))) take(hits_[i]);
   }
@@ -84,50 +114,59 @@ class Workspace {
   std::vector<Hit> hits_;
 };
 
-unsigned useful_threads(const Database& database, size_t n_queries, size_t n_blocks, unsigned threads) {
-  const uint64_t work = database.n_rows() * database.n_words * n_queries;
-  const uint64_t useful = std::min<uint64_t>(work / kWordsPerThread + 1, std::max<size_t>(n_blocks, 1));
+unsigned useful_threads(const Blocks& blocks, size_t n_queries, unsigned threads) {
+  const uint64_t work = blocks.n_blocks() * blocks.block_words() * n_queries;
+  const uint64_t useful = std::min(work / kWordsPerThread + 1, std::max<uint64_t>(blocks.n_blocks(), 1));
   return static_cast<unsigned>(std::min<uint64_t>(std::max(threads, 1u), useful));
 }
 
-// Runs body(thread) on n_threads threads, this one among them, and rethrows the first exception of any.
-template <class Body>
-void run_threads(unsigned n_threads, Body body) {
-  std::vector<std::exception_ptr> errors(n_threads);
-  auto guarded = [&](unsigned thread) {
-    try {
-      body(thread);
-    } catch (...) {
-      errors[thread] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> threads;
-  threads.reserve(n_threads);
-  try {
-    for (unsigned thread = 1; thread < n_threads; ++thread) threads.emplace_back(guarded, thread);
-  } catch (...) {
-    // The system refused a thread: its part, and the parts after it, run here instead.
-    for (unsigned thread = static_cast<unsigned>(threads.size()) + 1; thread < n_threads; ++thread) guarded(thread);
-  }
-  guarded(0);
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
-}
-
-// Shows every block that holds an allowed row to `visit(thread, workspace)`, blocks ascending within a thread.
+// Shows every block that holds an allowed row to `visit(thread, workspace)`, blocks ascending within a thread. Throws
+// Interrupted.
 template <class Visit>
-void for_each_block(const Database& database, const std::vector<RowRange>& blocks, unsigned n_threads,
+void for_each_block(const Database& database, const Blocks& blocks, size_t n_queries, unsigned n_threads,
                     const Options& options, Visit visit) {
-  run_threads(n_threads, [&](unsigned thread) {
+  const uint64_t words_a_block = std::max<uint64_t>(1, blocks.block_words() * n_queries);
+  const uint64_t n_fetched = std::max<uint64_t>(1, kWordsPerFetch / words_a_block);
+  std::atomic<uint64_t> next{0};
+  std::atomic<bool> is_stopped{false};
+  run_parallel(n_threads, [&](unsigned thread) {
+    using Clock = std::chrono::steady_clock;
     Workspace workspace(database.n_words, options);
-    const size_t begin = blocks.size() * thread / n_threads, end = blocks.size() * (thread + 1) / n_threads;
-    for (size_t i = begin; i < end; ++i) {
-      if (!is_any_allowed(options.mask, blocks[i].first_row, blocks[i].first_row + blocks[i].n_rows)) continue;
-      workspace.load(blocks[i]);
-      visit(thread, workspace);
+    Clock::time_point last_look = Clock::now();
+    uint64_t n_compared = 0;
+    for (;;) {
+      const uint64_t begin = next.fetch_add(n_fetched, std::memory_order_relaxed);
+      if (begin >= blocks.n_blocks() || is_stopped.load(std::memory_order_relaxed)) return;
+      for (uint64_t block = begin; block < std::min(begin + n_fetched, blocks.n_blocks()); ++block) {
+        const RowRange range = blocks[block];
+        if (!is_any_allowed(options.mask, range.first_row, range.first_row + range.n_rows)) continue;
+        workspace.load(range);
+        visit(thread, workspace);
+      }
+      n_compared += n_fetched * words_a_block;
+      if (thread != 0 || options.is_interrupted == nullptr || n_compared < kWordsPerLook) continue;
+      n_compared = 0;
+      if (Clock::now() < last_look + kLookEvery) continue;
+      if (options.is_interrupted()) {
+        is_stopped.store(true, std::memory_order_relaxed);
+        throw Interrupted();
+      }
+      last_look = Clock::now();
     }
   });
+}
+
+// Appends the first k of several ascending lists, merged.
+void append_merged(std::vector<std::vector<Hit>> lists, uint64_t k, Found& found) {
+  const auto begin = static_cast<std::ptrdiff_t>(found.hits.size());
+  for (const std::vector<Hit>& list : lists) {
+    const auto middle = static_cast<std::ptrdiff_t>(found.hits.size());
+    found.hits.insert(found.hits.end(), list.begin(), list.end());
+    std::inplace_merge(found.hits.begin() + begin, found.hits.begin() + middle, found.hits.end());
+  }
+  const uint64_t n_merged = found.hits.size() - static_cast<uint64_t>(begin);
+  found.hits.resize(static_cast<size_t>(begin) + static_cast<size_t>(std::min(k, n_merged)));
+  found.offsets.push_back(static_cast<int64_t>(found.hits.size()));
 }
 
 }  // namespace
@@ -138,75 +177,70 @@ uint64_t Database::n_rows() const {
   return n_rows;
 }
 
-Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options) {
-  const std::vector<RowRange> blocks = cut_into_blocks(database);
+Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options,
+            std::vector<int64_t>* n_ties) {
+  const Blocks blocks(database);
   const uint64_t largest_distance = 64 * database.n_words;
-  const uint64_t n_kept = std::max<uint64_t>(1, std::min(k, database.n_rows()));
+  const uint64_t n_kept = std::max<uint64_t>(1, std::min(k, database.n_rows())) + largest_distance;
   const size_t group_size = std::max<uint64_t>(1, kHitsPerGroup / n_kept);
+  const uint64_t beyond = n_ties == nullptr ? 0 : 1;  // ties with the k-th lie one past the distance that still enters
   Found found;
   found.offsets.push_back(0);
   for (size_t first = 0; first < queries.n_queries; first += group_size) {
     const size_t n_group = std::min(group_size, queries.n_queries - first);
     const uint64_t* group = queries.words + first * database.n_words;
-    const unsigned n_threads = useful_threads(database, n_group, blocks.size(), options.threads);
+    const unsigned n_threads = useful_threads(blocks, n_group, options.threads);
     std::vector<std::vector<TopK>> best(n_threads, std::vector<TopK>(n_group, TopK(k, largest_distance)));
-    for_each_block(database, blocks, n_threads, options, [&](unsigned thread, Workspace& workspace) {
+    for_each_block(database, blocks, n_group, n_threads, options, [&](unsigned thread, Workspace& workspace) {
       for (size_t q = 0; q < n_group; ++q) {
         TopK& top = best[thread][q];
-        if (top.is_open()) workspace.scan(group + q * database.n_words, top.radius(), [&](Hit hit) { top.offer(hit); });
+        // While there are no k hits everything is one, so the first steps are small.
+        uint64_t begin = 0, step = top.is_full() ? workspace.n_rows() : kSmallestBlock;
+        while (begin < workspace.n_rows() && (top.is_open() || beyond)) {
+          const uint64_t end = std::min(begin + step, workspace.n_rows());
+          const uint64_t radius = top.is_open() ? top.radius() + beyond : 0;
+          workspace.scan(group + q * database.n_words, radius, begin, end, [&](Hit hit) { top.offer(hit); });
+          begin = end;
+          step *= 2;
+        }
       }
     });
     for (size_t q = 0; q < n_group; ++q) {
-      const auto begin = static_cast<std::ptrdiff_t>(found.hits.size());
-      for (const std::vector<TopK>& per_query : best)
-        found.hits.insert(found.hits.end(), per_query[q].hits().begin(), per_query[q].hits().end());
-      std::sort(found.hits.begin() + begin, found.hits.end());
-      const uint64_t n_merged = found.hits.size() - static_cast<uint64_t>(begin);
-      found.hits.resize(static_cast<size_t>(begin) + std::min(k, n_merged));
-      found.offsets.push_back(static_cast<int64_t>(found.hits.size()));
+      std::vector<std::vector<Hit>> lists;
+      for (std::vector<TopK>& per_query : best) lists.push_back(per_query[q].take());
+      append_merged(std::move(lists), k, found);
+      if (n_ties == nullptr) continue;
+      const auto n_hits = found.offsets.back() - found.offsets.end()[-2];
+      int64_t n_tied = 0;
+      if (n_hits > 0)
+        for (const std::vector<TopK>& per_query : best)
+          n_tied += static_cast<int64_t>(per_query[q].n_at(hit_distance(found.hits.back())));
+      n_ties->push_back(n_tied);
     }
   }
   return found;
 }
 
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options) {
-  const std::vector<RowRange> blocks = cut_into_blocks(database);
-  const unsigned n_threads = useful_threads(database, queries.n_queries, blocks.size(), options.threads);
+  const Blocks blocks(database);
+  const unsigned n_threads = useful_threads(blocks, queries.n_queries, options.threads);
   std::vector<std::vector<std::vector<Hit>>> lists(n_threads, std::vector<std::vector<Hit>>(queries.n_queries));
-  for_each_block(database, blocks, n_threads, options, [&](unsigned thread, Workspace& workspace) {
+  for_each_block(database, blocks, queries.n_queries, n_threads, options, [&](unsigned thread, Workspace& workspace) {
     for (size_t q = 0; q < queries.n_queries; ++q)
-      workspace.scan(queries.words + q * database.n_words, radius, [&](Hit hit) { lists[thread][q].push_back(hit); });
+      workspace.scan(queries.words + q * database.n_words, radius, 0, workspace.n_rows(),
+                     [&](Hit hit) { lists[thread][q].push_back(hit); });
   });
   Found found;
   found.offsets.push_back(0);
   for (size_t q = 0; q < queries.n_queries; ++q) {
-    const auto begin = static_cast<std::ptrdiff_t>(found.hits.size());
+    std::vector<std::vector<Hit>> sorted;
     for (std::vector<std::vector<Hit>>& per_query : lists) {
-      found.hits.insert(found.hits.end(), per_query[q].begin(), per_query[q].end());
+      sorted.push_back(sorted_by_distance(per_query[q], 64 * database.n_words + 1));
       std::vector<Hit>().swap(per_query[q]);
     }
-    std::sort(found.hits.begin() + begin, found.hits.end());
-    found.offsets.push_back(static_cast<int64_t>(found.hits.size()));
+    append_merged(std::move(sorted), ~uint64_t{0}, found);
   }
   return found;
-}
-
-std::vector<int64_t> count_ties(const Database& database, const Queries& queries, const Found& found,
-                                const Options& options) {
-  const std::vector<RowRange> blocks = cut_into_blocks(database);
-  const unsigned n_threads = useful_threads(database, queries.n_queries, blocks.size(), options.threads);
-  std::vector<std::vector<int64_t>> counts(n_threads, std::vector<int64_t>(queries.n_queries, 0));
-  for_each_block(database, blocks, n_threads, options, [&](unsigned thread, Workspace& workspace) {
-    for (size_t q = 0; q < queries.n_queries; ++q) {
-      if (found.offsets[q] == found.offsets[q + 1]) continue;
-      const uint64_t last = hit_distance(found.hits[static_cast<size_t>(found.offsets[q + 1]) - 1]);
-      workspace.scan(queries.words + q * database.n_words, last,
-                     [&](Hit hit) { counts[thread][q] += hit_distance(hit) == last; });
-    }
-  });
-  for (unsigned thread = 1; thread < n_threads; ++thread)
-    for (size_t q = 0; q < queries.n_queries; ++q) counts[0][q] += counts[thread][q];
-  return counts[0];
 }
 
 }  // namespace athsearch

@@ -29,9 +29,13 @@ struct Queries {
 
 struct Options {
   const Kernel* kernel;
-  const uint64_t* mask;  // bit r % 64 of word r / 64 allows row r; null allows all
-  unsigned threads;      // at most; small searches use fewer
+  const uint64_t* mask;      // bit r % 64 of word r / 64 allows row r; null allows all
+  unsigned threads;          // at most; small searches use fewer
+  bool (*is_interrupted)();  // asked now and then, on the caller's thread; null: never
 };
+
+// The search was given up because Options::is_interrupted said so.
+struct Interrupted {};
 
 // Hits of query q: hits[offsets[q]] to hits[offsets[q + 1]], ascending.
 struct Found {
@@ -39,14 +43,12 @@ struct Found {
   std::vector<Hit> hits;
 };
 
-// At most k hits a query.
-Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options);
+// At most k hits a query, k from 1. With n_ties it gets, for each query, how many allowed rows lie at exactly the
+// distance of its last hit; 0 where it has none.
+Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options,
+            std::vector<int64_t>* n_ties = nullptr);
 
 // All hits at distance <= radius.
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options);
-
-// For each query, how many allowed rows lie at exactly the distance of its last hit; 0 where it has none.
-std::vector<int64_t> count_ties(const Database& database, const Queries& queries, const Found& found,
-                                const Options& options);
 
 }  // namespace athsearch

@@ -7,8 +7,12 @@ from .types import Distances, Ids, Words
 
 def kernel_names() -> list[str]: ...
 def selected_kernel(name: str = "") -> str: ...
+
+class Segments:
+    def __init__(self, arrays: Sequence[Words], n_words: int) -> None: ...
+
 def top_k(
-    segments: Sequence[Words],
+    segments: Segments,
     queries: Words,
     k: int,
     mask: NDArray[np.uint64] | None,
@@ -17,7 +21,7 @@ def top_k(
     count_ties: bool,
 ) -> tuple[tuple[Ids, Ids, Distances], Ids | None]: ...
 def within(
-    segments: Sequence[Words],
+    segments: Segments,
     queries: Words,
     radius: int,
     mask: NDArray[np.uint64] | None,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .types import Floats, Pixels, Square
+from .types import AnyArray, Floats, Pixels, Square
 
 SMALLEST_SIZE = 64
 
@@ -27,6 +27,8 @@ class Preprocessing:
     fit: "pad" keeps the aspect ratio and adds black; "stretch" does not keep it.
     channels: "RGB", or "BGR" as the paper's code reads images.
     mean, std: per channel, of values in 0..255, in the order of `channels`: out = (value - mean) / std.
+    draft: whether large JPEGs are decoded at a half, a quarter or an eighth of their size, quickly, as long as no side
+    gets shorter than one and a half times `size`.
     """
 
     size: int = 96
@@ -34,6 +36,7 @@ class Preprocessing:
     channels: str = "RGB"
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (63.75, 63.75, 63.75)
+    draft: bool = True
 
     def __post_init__(self) -> None:
         if type(self.size) is not int:
@@ -44,11 +47,18 @@ class Preprocessing:
             raise ValueError(f"fit must be 'pad' or 'stretch', got {self.fit!r}")
         if self.channels not in ("RGB", "BGR"):
             raise ValueError(f"channels must be 'RGB' or 'BGR', got {self.channels!r}")
+        if type(self.draft) is not bool:
+            raise TypeError(f"draft must be a bool, got {self.draft!r}")
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         usable = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, self.mean + self.std))
         if not usable or min(self.std) <= 0:
             raise ValueError(f"mean and std take three finite values, std positive; got {self.mean}, {self.std}")
+
+    @property
+    def least_side(self) -> int:
+        """What decoding is to be told, see `images.read`."""
+        return self.size * 3 // 2 if self.draft else 0
 
     def square(self, pixels: Pixels) -> Square:
         """pixels: uint8 or uint16 [H, W, 1 or 3]. Returns uint8 [size, size, 3], RGB.
@@ -81,10 +91,14 @@ class Preprocessing:
 
     def normalise(self, squares: Square) -> Floats:
         """squares: uint8 [B, size, size, 3] (RGB). Returns float32 [B, 3, size, size], contiguous."""
-        values = squares[..., ::-1] if self.channels == "BGR" else squares
+        normal = self.normalise_values(squares[..., ::-1] if self.channels == "BGR" else squares)
+        return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))  # [B, S, S, 3] -> [B, 3, S, S]
+
+    def normalise_values(self, values: AnyArray) -> Floats:
+        """values: [..., 3], 0..255, in the order of `channels`. Returns float32 of the same shape."""
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         normal: Floats = (values.astype(np.float32) - mean) / std
-        return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))  # [B, S, S, 3] -> [B, 3, S, S]
+        return normal
 
     def __call__(self, pixels: Pixels) -> Floats:
         """pixels: uint8 or uint16 [H, W, 1 or 3]. Returns float32 [3, size, size]."""

@@ -1,17 +1,28 @@
 // The core without Python, for sanitizers: every kernel given on the build line, several threads, ragged sizes, against
 // a plain search. Exits 1 with the failing case.
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <random>
+#include <stdexcept>
+#include <thread>
 #include <vector>
 
+#include "../../csrc/pool.h"
 #include "../../csrc/scanner.h"
 
 using namespace athsearch;
 
 namespace athsearch {
 extern const Kernel kernel_scalar;
+#if defined(__aarch64__)
+extern const Kernel kernel_neon;
+static const Kernel* const kKernels[] = {&kernel_scalar, &kernel_neon};
+#else
+extern const Kernel kernel_avx2;
 extern const Kernel kernel_avx512_vpopcntdq;
+static const Kernel* const kKernels[] = {&kernel_scalar, &kernel_avx2, &kernel_avx512_vpopcntdq};
+#endif
 }  // namespace athsearch
 
 static std::vector<Hit> plain_search(const std::vector<uint64_t>& rows, const uint64_t* query, size_t n_words,
@@ -35,11 +46,13 @@ static bool check(const Kernel& kernel, size_t n_words, size_t n_rows, unsigned 
   for (uint64_t& word : mask) word = random() % 4 ? 0 : random();
   const size_t cut = n_rows / 3;
   const Database database{{{rows.data(), cut}, {rows.data() + cut * n_words, n_rows - cut}}, n_words};
-  const Options options{&kernel, masked ? mask.data() : nullptr, threads};
+  const Options options{&kernel, masked ? mask.data() : nullptr, threads, nullptr};
   const uint64_t k = 17, radius = 12 * n_words;
-  const Found best = top_k(database, {queries.data(), 4}, k, options);
+  std::vector<int64_t> ties;
+  const Found best = top_k(database, {queries.data(), 4}, k, options, &ties);
   const Found near = within(database, {queries.data(), 4}, radius, options);
-  const std::vector<int64_t> ties = count_ties(database, {queries.data(), 4}, best, options);
+  const Found same = top_k(database, {queries.data(), 4}, k, options);
+  if (same.offsets != best.offsets || same.hits != best.hits) return false;
   for (size_t q = 0; q < 4; ++q) {
     const uint64_t* query = queries.data() + q * n_words;
     std::vector<Hit> all = plain_search(rows, query, n_words, 64 * n_words, options.mask);
@@ -56,10 +69,57 @@ static bool check(const Kernel& kernel, size_t n_words, size_t n_rows, unsigned 
   return true;
 }
 
+static std::atomic<int> n_looks;
+
+// A search that is interrupted says so, and leaves the threads fit for the next one.
+static bool check_interruption() {
+  const std::vector<uint64_t> rows(1 << 20), queries(64);
+  const Database database{{{rows.data(), rows.size()}}, 1};
+  Options options{&kernel_scalar, nullptr, 3, [] { return ++n_looks > 0; }};
+  bool is_interrupted = false;
+  try {
+    for (int i = 0; i < 1000; ++i) within(database, {queries.data(), 64}, 0, options);
+  } catch (const Interrupted&) {
+    is_interrupted = true;
+  }
+  options.is_interrupted = nullptr;
+  return is_interrupted && n_looks == 1 && top_k(database, {queries.data(), 64}, 3, options).hits.size() == 3 * 64;
+}
+
+// Several threads search at once, and one of them throws now and then; every body is called for its own work.
+static bool check_pool() {
+  std::atomic<int> n_wrong{0};
+  std::vector<std::thread> hosts;
+  for (int host = 0; host < 4; ++host)
+    hosts.emplace_back([&, host] {
+      for (int round = 0; round < 500; ++round) {
+        std::atomic<int> next{0}, sum{0};
+        bool was_thrown = false;
+        try {
+          run_parallel(1 + static_cast<unsigned>(round % 5), [&](unsigned) {
+            for (int part = next++; part < 100; part = next++) {
+              sum += part;
+              if (host == 3 && part == 50) throw std::runtime_error("on purpose");
+            }
+          });
+        } catch (const std::runtime_error&) {
+          was_thrown = true;
+        }
+        n_wrong += was_thrown != (host == 3) || (host != 3 && sum != 4950);
+      }
+    });
+  for (std::thread& host : hosts) host.join();
+  return n_wrong == 0;
+}
+
 int main() {
-  for (const Kernel* kernel : {&kernel_scalar, &kernel_avx512_vpopcntdq})
+  if (!check_pool() || !check_interruption()) {
+    std::printf("wrong: threads\n");
+    return 1;
+  }
+  for (const Kernel* kernel : kKernels)
     for (size_t n_words : {1, 2, 3, 8, 64})
-      for (size_t n_rows : {0, 1, 7, 8, 9, 63, 64, 65, 4095, 4097, 150001})
+      for (size_t n_rows : {0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 4095, 4097, 150001})
         for (unsigned threads : {1u, 4u})
           for (bool masked : {false, true}) {
             if (n_rows * n_words > 300001 || (threads > 1 && n_rows < 4095)) continue;

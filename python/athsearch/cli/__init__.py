@@ -17,6 +17,7 @@ _HOME = {  # command -> module of this folder; imported when the command is used
     "query": "archives",
     "evaluate": "archives",
     "info": "info",
+    "bench": "bench",
 }
 _EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss"}  # package -> what to install for it
 

@@ -1,8 +1,11 @@
-// A plain C++ stand-in for the AVX-512 intrinsics that our kernels use, so that their source runs on any CPU in tests.
-// Each does what Intel's Intrinsics Guide says, lane by lane. A kernel that needs one more finds a compile error here.
+// A plain C++ stand-in for the AVX2 and AVX-512 intrinsics that our kernels use, so that their source runs on any CPU
+// in tests. Each does what Intel's Intrinsics Guide says, lane by lane. A kernel that needs one more finds a compile
+// error here.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 struct __m512i {
   uint64_t lane[8];
@@ -46,9 +49,14 @@ inline __m512i _mm512_maskz_loadu_epi64(__mmask8 mask, const void* memory) {
   const auto* from = static_cast<const uint64_t*>(memory);
   return each_lane([&](int i) { return mask >> i & 1 ? from[i] : uint64_t{0}; });
 }
+inline __m512i _mm512_min_epu64(__m512i a, __m512i b) {
+  return each_lane([&](int i) { return std::min(a.lane[i], b.lane[i]); });
+}
 inline void _mm512_storeu_si512(void* memory, __m512i a) {
   for (int i = 0; i < 8; ++i) static_cast<uint64_t*>(memory)[i] = a.lane[i];
 }
+inline __mmask8 _mm512_mask_cmple_epu64_mask(__mmask8 mask, __m512i a, __m512i b);
+inline __mmask8 _mm512_cmple_epu64_mask(__m512i a, __m512i b) { return _mm512_mask_cmple_epu64_mask(0xff, a, b); }
 inline __mmask8 _mm512_mask_cmple_epu64_mask(__mmask8 mask, __m512i a, __m512i b) {
   __mmask8 out = 0;
   for (int i = 0; i < 8; ++i)
@@ -61,4 +69,94 @@ inline __m512i _mm512_maskz_compress_epi64(__mmask8 mask, __m512i a) {
   for (int i = 0; i < 8; ++i)
     if (mask >> i & 1) out.lane[next++] = a.lane[i];
   return out;
+}
+
+struct alignas(32) __m256i {
+  uint64_t lane[4];
+};
+
+// Applies function(a's lane, b's lane) to lanes of type Lane.
+template <class Lane, class Function>
+__m256i lanes_of(__m256i a, __m256i b, Function function) {
+  constexpr int n_lanes = 32 / sizeof(Lane);
+  Lane x[n_lanes], y[n_lanes];
+  std::memcpy(x, &a, 32);
+  std::memcpy(y, &b, 32);
+  for (int i = 0; i < n_lanes; ++i) x[i] = static_cast<Lane>(function(x[i], y[i]));
+  std::memcpy(&a, x, 32);
+  return a;
+}
+
+inline __m256i _mm256_setzero_si256() { return {{0, 0, 0, 0}}; }
+inline __m256i _mm256_setr_epi64x(long long e0, long long e1, long long e2, long long e3) {
+  return {{static_cast<uint64_t>(e0), static_cast<uint64_t>(e1), static_cast<uint64_t>(e2), static_cast<uint64_t>(e3)}};
+}
+inline __m256i _mm256_set1_epi64x(long long value) { return _mm256_setr_epi64x(value, value, value, value); }
+inline __m256i _mm256_set1_epi8(char value) {
+  __m256i out;
+  std::memset(&out, value, 32);
+  return out;
+}
+template <class... Bytes>
+__m256i _mm256_setr_epi8(Bytes... bytes) {
+  const uint8_t values[32] = {static_cast<uint8_t>(bytes)...};
+  __m256i out;
+  std::memcpy(&out, values, 32);
+  return out;
+}
+inline __m256i _mm256_loadu_si256(const __m256i* memory) {
+  __m256i out;
+  std::memcpy(&out, memory, 32);
+  return out;
+}
+inline void _mm256_store_si256(__m256i* memory, __m256i a) { std::memcpy(memory, &a, 32); }
+inline __m256i _mm256_maskload_epi64(const long long* memory, __m256i mask) {
+  __m256i out = _mm256_setzero_si256();
+  for (int i = 0; i < 4; ++i)
+    if (mask.lane[i] >> 63) std::memcpy(&out.lane[i], memory + i, 8);
+  return out;
+}
+inline __m256i _mm256_xor_si256(__m256i a, __m256i b) {
+  return lanes_of<uint64_t>(a, b, [](uint64_t x, uint64_t y) { return x ^ y; });
+}
+inline __m256i _mm256_and_si256(__m256i a, __m256i b) {
+  return lanes_of<uint64_t>(a, b, [](uint64_t x, uint64_t y) { return x & y; });
+}
+inline __m256i _mm256_srli_epi16(__m256i a, int count) {
+  return lanes_of<uint16_t>(a, a, [&](uint16_t x, uint16_t) { return x >> count; });
+}
+inline __m256i _mm256_shuffle_epi8(__m256i table, __m256i index) {
+  uint8_t from[32], at[32];
+  std::memcpy(from, &table, 32);
+  std::memcpy(at, &index, 32);
+  for (int i = 0; i < 32; ++i) at[i] = at[i] & 0x80 ? uint8_t{0} : from[(i & 16) + (at[i] & 15)];
+  std::memcpy(&index, at, 32);
+  return index;
+}
+inline __m256i _mm256_add_epi8(__m256i a, __m256i b) {
+  return lanes_of<uint8_t>(a, b, [](uint8_t x, uint8_t y) { return x + y; });
+}
+inline __m256i _mm256_add_epi64(__m256i a, __m256i b) {
+  return lanes_of<uint64_t>(a, b, [](uint64_t x, uint64_t y) { return x + y; });
+}
+inline __m256i _mm256_sad_epu8(__m256i a, __m256i b) {
+  uint8_t x[32], y[32];
+  std::memcpy(x, &a, 32);
+  std::memcpy(y, &b, 32);
+  __m256i out = _mm256_setzero_si256();
+  for (int i = 0; i < 32; ++i) out.lane[i / 8] += static_cast<uint64_t>(x[i] > y[i] ? x[i] - y[i] : y[i] - x[i]);
+  return out;
+}
+inline __m256i _mm256_min_epu32(__m256i a, __m256i b) {
+  return lanes_of<uint32_t>(a, b, [](uint32_t x, uint32_t y) { return std::min(x, y); });
+}
+inline __m256i _mm256_cmpgt_epi32(__m256i a, __m256i b) {
+  return lanes_of<int32_t>(a, b, [](int32_t x, int32_t y) { return x > y ? -1 : 0; });
+}
+inline __m256i _mm256_cmpgt_epi64(__m256i a, __m256i b) {
+  return lanes_of<int64_t>(a, b, [](int64_t x, int64_t y) { return x > y ? -1 : 0; });
+}
+inline int _mm256_testz_si256(__m256i a, __m256i b) {
+  const __m256i both = _mm256_and_si256(a, b);
+  return (both.lane[0] | both.lane[1] | both.lane[2] | both.lane[3]) == 0;
 }

@@ -1,0 +1,127 @@
+"""Searches inside a long-running program: several threads, a fork, a signal, a growing index, no leak."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+PREAMBLE = """
+import os, resource, sys, threading
+import numpy as np
+import athsearch as ath
+
+def codes(n, seed):
+    return ath.Codes(np.random.default_rng(seed).integers(0, 2**64, (n, 1), np.uint64), 64)
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in ("offsets", "ids", "distances"))
+
+database, queries = codes(400_000, 1), codes(20, 2)
+index = ath.FlatIndex(database)
+truth = index.search(queries, k=10, threads=1)
+assert same(index.search(queries, k=10, threads=4), truth)  # starts threads
+"""
+
+
+def run(program: str, seconds: float = 120) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PREAMBLE + program],
+        check=False, capture_output=True, text=True, timeout=seconds,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_forked_child_searches_with_threads_of_its_own() -> None:
+    out = run("""
+def fork_and_search(depth):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    is_same = same(index.search(queries, k=10, threads=4), truth)
+    os._exit(fork_and_search(depth - 1) if is_same and depth else 1 - is_same)
+print(fork_and_search(2), same(index.search(queries, k=10, threads=4), truth))
+""")
+    assert out == "0 True\n"
+
+
+def test_a_fork_during_other_threads_searches_is_harmless() -> None:
+    run("""
+stop = threading.Event()
+def search():
+    while not stop.is_set():
+        assert same(index.search(queries, k=10, threads=4), truth)
+threads = [threading.Thread(target=search) for _ in range(3)]
+for thread in threads: thread.start()
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if same(index.search(queries, k=10, threads=4), truth) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+for thread in threads: thread.join()
+""")
+
+
+def test_threads_search_while_the_index_grows() -> None:
+    run("""
+segments = [codes(50_000, seed) for seed in range(6)]
+held = {"index": ath.FlatIndex(segments[:1])}
+wrong = []
+def search():
+    while len(held["index"].ids) < 300_000:
+        index = held["index"]
+        whole = ath.FlatIndex(ath.Codes(np.concatenate([s.words for s in segments])[: index.n_codes], 64))
+        if not same(index.search(queries, k=7, threads=2), whole.search(queries, k=7, threads=1)):
+            wrong.append(index.n_codes)
+threads = [threading.Thread(target=search) for _ in range(3)]
+for thread in threads: thread.start()
+for n in range(2, 7):
+    held["index"] = ath.FlatIndex(segments[:n])
+    threading.Event().wait(0.1)
+for thread in threads: thread.join()
+assert not wrong, wrong
+""")
+
+
+def test_thousands_of_queries_leave_nothing_behind() -> None:
+    run("""
+one, mask = queries[:1], np.arange(400_000) % 2 == 0
+def some(n):
+    for _ in range(n):
+        index.search(one, k=1000, threads=2)
+        index.search(one, mask=mask, count_ties=True)
+        index.within(one, radius=18, threads=2)
+        ath.FlatIndex(database).search(one, k=1)
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+some(100)
+before = resident()
+some(500)
+assert resident() - before < 4 << 20, resident() - before
+""")
+
+
+def test_ctrl_c_ends_a_long_search() -> None:
+    program = (
+        PREAMBLE
+        + """
+asked = codes(1_000_000, 3)
+print("ready", flush=True)
+try:
+    index.search(asked, k=10)
+except KeyboardInterrupt:
+    assert same(index.search(queries, k=10), truth)
+    sys.exit(77)
+"""
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        assert process.wait(timeout=60) == 77
+        assert time.monotonic() - begin < 10
