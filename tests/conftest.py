@@ -15,7 +15,7 @@ from torch import nn
 from athsearch import _scan
 from athsearch.data import Source, open_source
 from athsearch.encoder import Encoder
-from athsearch.model.checkpoint import ModelDescription
+from athsearch.model.checkpoint import ModelDescription, tensors_of
 from athsearch.model.network import NETWORKS
 from athsearch.preprocessing import Preprocessing
 
@@ -56,7 +56,7 @@ def encoder() -> Encoder:
             part.momentum = None  # running statistics are those of all batches seen, here of one
     with torch.no_grad():
         network.train()(torch.from_numpy(preprocessing.normalise(squares)))
-    return Encoder(network, ModelDescription("ath-m", 36, ("a", "b"), preprocessing), device="cpu")
+    return Encoder(tensors_of(network), ModelDescription("ath-m", 36, ("a", "b"), preprocessing), device="cpu")
 
 
 @pytest.fixture

@@ -329,7 +329,7 @@ def test_codes_of_another_model_are_refused(archive: Archive, encoder: Encoder) 
 
 
 def test_weights_that_were_swapped_are_refused(archive: Archive, encoder: Encoder) -> None:
-    other = Encoder(encoder._network, replace(encoder.description, preprocessing=replace(
+    other = Encoder(encoder.tensors, replace(encoder.description, preprocessing=replace(
         encoder.description.preprocessing, fit="stretch")), "cpu")  # fmt: skip
     other.save(archive.path / "weights.safetensors")
     with Archive.open(archive.path) as opened, pytest.raises(ModelMismatch, match="its weights file is"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,15 @@ def test_grey_and_small_images_are_taken(encoder: Encoder) -> None:
     assert encoder.attention(encoder.squares([grey])).shape == (1, 8, 8)
 
 
+def test_large_jpegs_are_decoded_at_the_size_their_model_says(encoder: Encoder, tmp_path: Path) -> None:
+    Image.fromarray(draw_image(5, 900)).save(tmp_path / "large.jpg", quality=95)
+    assert encoder.description.preprocessing.least_side == 96
+    with Image.open(tmp_path / "large.jpg") as image:
+        image.draft(None, (96, 96))
+        assert image.size == (113, 113)
+        assert np.array_equal(encoder.logits(tmp_path / "large.jpg"), encoder.logits(np.asarray(image)))
+
+
 def test_no_images_give_no_codes(encoder: Encoder) -> None:
     assert encoder.encode([]).n_codes == 0
 
@@ -70,7 +81,7 @@ def test_a_machine_that_encodes_differently_is_noticed(encoder: Encoder, tmp_pat
     encoder.save(tmp_path / "weights.safetensors")
     loaded = Encoder.load(tmp_path / "weights.safetensors", device="cpu")
     assert loaded._probes is not None
-    other = np.asarray(Image.fromarray(draw_image(9, 150)).resize((200, 150)))
+    other = np.asarray(Image.fromarray(draw_image(9, 480)).resize((640, 480)))
     Image.fromarray(other).save(tmp_path / "other.jpg")
     loaded._probes["jpeg.0"] = np.frombuffer((tmp_path / "other.jpg").read_bytes(), np.uint8)
     with pytest.raises(ModelMismatch, match="bits of the probe images differ"):
@@ -123,3 +134,25 @@ def test_an_unknown_device_is_refused(encoder: Encoder, tmp_path: Path) -> None:
     encoder.save(tmp_path / "weights.safetensors")
     with pytest.raises(DeviceError, match="'quantum' cannot be used"):
         Encoder.load(tmp_path / "weights.safetensors", device="quantum")
+
+
+def test_explaining_may_come_after_attention(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    loaded = Encoder.load(tmp_path / "weights.safetensors", device="cpu")
+    squares = loaded.squares(draw_image(1))
+    assert loaded.attention(squares).shape == (1, 8, 8)
+    assert loaded.relevance(squares).max() > 0
+
+
+def test_codes_need_no_torch(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    Image.fromarray(draw_image(1)).save(tmp_path / "image.png")
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from athsearch.encoder import Encoder\n"
+        f"encoder = Encoder.load({str(tmp_path / 'weights.safetensors')!r})\n"
+        "encoder.check_probes()\n"
+        f"print(encoder.encode({str(tmp_path / 'image.png')!r}).words.tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(encoder.encode(tmp_path / "image.png").words.tolist())

@@ -19,7 +19,7 @@ def test_relevance_is_the_share_of_each_place(encoder: Encoder) -> None:
     assert np.allclose(relevance[1], encoder.relevance(squares[1:])[0], rtol=1e-3, atol=1e-5)
     # Explaining leaves no trace in the network.
     assert np.array_equal(encoder.logits_of_squares(squares), encoder.logits_of_squares(squares))
-    assert all(parameter.grad is None for parameter in encoder._network.parameters())
+    assert all(parameter.grad is None for parameter in encoder._torch_network.parameters())
 
 
 def test_what_is_hidden_matters_most_where_relevance_is_high(encoder: Encoder) -> None:

@@ -392,3 +392,25 @@ def test_threads_read_the_same_pixels() -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda content: images.read(content, "scan.png"), contents))
     assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_large_jpegs_come_smaller_on_request_but_not_too_small() -> None:
+    big = np.asarray(Image.fromarray(COLOUR).resize((800, 600), Image.Resampling.BICUBIC))
+    for rotation, across in ((1, True), (6, False)):
+        content = encoded(big, "JPEG", quality=95, exif=turned(rotation))
+        whole = images.read(content, "a.jpg").astype(int)
+        for least_side, scale in ((0, 1), (599, 1), (301, 1), (300, 2), (151, 2), (150, 4), (75, 8), (8, 8)):
+            pixels = images.read(content, "a.jpg", least_side)
+            height, width = 600 // scale, 800 // scale
+            assert pixels.shape == ((height, width, 3) if across else (width, height, 3))
+            rows, columns = (height, width) if across else (width, height)
+            averaged = whole.reshape(rows, scale, columns, scale, 3).mean(axis=(1, 3))
+            assert np.abs(averaged - pixels).mean() < 3
+    assert images.read(encoded(big, "PNG"), "a.png", 75).shape == (600, 800, 3)
+
+
+def test_a_truncated_jpeg_is_refused_at_any_size() -> None:
+    big = np.asarray(Image.fromarray(COLOUR).resize((800, 600), Image.Resampling.BICUBIC))
+    content = encoded(big, "JPEG")
+    with pytest.raises(CorruptImage, match="truncated"):
+        images.read(content[: len(content) // 2], "a.jpg", 75)

@@ -18,7 +18,6 @@ from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.errors import CheckpointError, ModelError, SourceError
 from athsearch.evaluation import evaluate
-from athsearch.model.checkpoint import tensors_of
 from athsearch.training import EpochReport, StepReport, recipe_settings, train
 
 SMALL = {"default": recipe_settings("default", size=64, bits=16, epochs=3, batch=8)}
@@ -44,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def equal(one: Encoder, other: Encoder) -> bool:
-    first, second = tensors_of(one._network), tensors_of(other._network)
+    first, second = one.tensors, other.tensors
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
 
 

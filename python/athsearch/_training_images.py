@@ -93,7 +93,7 @@ def read_pictures(
 
     def read(item: Item) -> Square | ImageError:
         try:
-            return preprocessing.square(source.pixels(item))
+            return preprocessing.square(source.pixels(item, preprocessing.least_side))
         except ImageError as error:
             return error
 

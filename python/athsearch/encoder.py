@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,13 +19,16 @@ from PIL import Image
 from . import images as formats
 from .codes import Codes
 from .data import Source, locate, read_pixels
-from .errors import DeviceError, ModelMismatch
-from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, save_weights, tensors_of
-from .parallel import map_ahead
+from .errors import CheckpointError, DeviceError, ModelMismatch
+from .model import inference
+from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, save_weights
+from .parallel import map_ahead, n_processors
 from .types import AnyArray, Floats, Pixels, Square
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ._network import Network
 
 BATCH_SIZE = 64  # images a forward pass
 N_AHEAD = 4 * BATCH_SIZE  # images decoded ahead of the network, at most
@@ -37,36 +43,47 @@ LOGIT_TOLERANCE = 1e-3
 class Encoder:
     """Turns images into codes with one network.
 
-    network: from model.network, with trained weights; description: what it is. device: "auto" (a GPU where torch finds
-    one), "cpu", "cuda" or "cuda:1". Raises DeviceError for a device that torch does not have.
+    tensors: the network's weights by name, as `model.checkpoint.tensors_of` gives them; description: what it is.
+    device: "cpu" (our own C++ code; needs no torch), "cuda" or "cuda:1" (torch), or "auto": a GPU where torch finds
+    one, else the CPU. Raises CheckpointError where the tensors do not fit, DeviceError for a device that is not there.
     """
 
-    def __init__(self, network: nn.Module, description: ModelDescription, device: str = "auto") -> None:
-        import torch
-
+    def __init__(self, tensors: Mapping[str, AnyArray], description: ModelDescription, device: str = "auto") -> None:
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._network = network.eval().to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"device {device!r} cannot be used: {error}") from error
+            device = "cuda" if _has_gpu() else "cpu"
         self.device = device
         self.description = description
-        self.model_id = model_id(description, tensors_of(network))
-        self._probes: dict[str, AnyArray] | None = None
+        self.tensors = tensors
+        self.model_id = model_id(description, tensors)
+        self._probes: Mapping[str, AnyArray] | None = None
+        self._versions: Mapping[str, str] | None = None
+        self._on_cpu: Network | None = inference.build(description, tensors) if device == "cpu" else None
+        if self._on_cpu is None:
+            _ = self._torch_network  # for the error, if there is to be one, to come now
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Encoder:
         """From a weights file. Raises CheckpointError when it cannot be used, DeviceError for an unknown device."""
         weights = read_weights(path)
-        encoder = cls(build_network(weights, path), weights.description, device)
-        encoder._probes = dict(weights.extras)
+        try:
+            encoder = cls(weights.tensors, weights.description, device)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        encoder._probes, encoder._versions = weights.extras, weights.versions
         return encoder
 
     def save(self, path: str | Path) -> None:
         """Writes a weights file (safetensors), whole or not at all. The folder must exist."""
-        probes = self._probes or self._make_probes()
-        save_weights(Path(path), self.description, tensors_of(self._network), probes, _library_versions())
+        probes, versions = self._probes or self._make_probes(), self._versions or _library_versions()
+        save_weights(Path(path), self.description, self.tensors, probes, versions)
+
+    @cached_property
+    def _torch_network(self) -> nn.Module:
+        network = build_network(self.description, self.tensors)
+        try:
+            return network.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise DeviceError(f"device {self.device!r} cannot be used: {error}") from error
 
     @property
     def bits(self) -> int:
@@ -93,10 +110,15 @@ class Encoder:
 
     def logits_of_squares(self, squares: Square) -> Floats:
         """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, bits]."""
+        if self._on_cpu is not None:
+            return self._on_cpu.run(squares, n_processors())
         return self._forward(squares, "logits")
 
     def attention(self, squares: Square) -> Floats:
-        """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, h, w], 0..1: the network's gate A(x)."""
+        """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, h, w], 0..1: the network's gate A(x).
+
+        Needs torch, as `relevance` does.
+        """
         return self._forward(squares, "attention")[:, 0]
 
     def relevance(self, squares: Square) -> Floats:
@@ -115,13 +137,13 @@ class Encoder:
             output.retain_grad()
             kept.append(output)
 
-        hook = self._network.get_submodule("third").register_forward_hook(keep)
+        hook = self._torch_network.get_submodule("third").register_forward_hook(keep)
         try:
             with torch.enable_grad():
-                self._network(batch.requires_grad_()).logits.abs().sum().backward()
+                self._torch_network(batch.requires_grad_()).logits.abs().sum().backward()
         finally:
             hook.remove()
-            self._network.zero_grad(set_to_none=True)
+            self._torch_network.zero_grad(set_to_none=True)
         gradient = kept[0].grad
         if gradient is None:
             raise RuntimeError("the last stage has no part in the logits")
@@ -136,7 +158,7 @@ class Encoder:
         if not self._probes:
             return
         stored: Floats = self._probes["logits"]
-        found = self.logits([_decode_probe(self._probes[f"jpeg.{i}"]) for i in range(len(stored))])
+        found = self._probe_logits([self._probes[f"jpeg.{i}"] for i in range(len(stored))])
         sure = np.abs(stored) > LOGIT_TOLERANCE * np.sqrt(np.mean(stored**2))
         n_wrong = int(np.count_nonzero((stored > 0)[sure] != (found > 0)[sure]))
         if n_wrong:
@@ -147,11 +169,16 @@ class Encoder:
 
     def _make_probes(self) -> dict[str, AnyArray]:
         files = [np.frombuffer(_draw_probe(seed), np.uint8) for seed in range(4)]
-        logits = self.logits([_decode_probe(file) for file in files])
-        return {"logits": logits} | {f"jpeg.{i}": file for i, file in enumerate(files)}
+        return {"logits": self._probe_logits(files)} | {f"jpeg.{i}": file for i, file in enumerate(files)}
+
+    def _probe_logits(self, files: Sequence[AnyArray]) -> Floats:
+        least_side = self.description.preprocessing.least_side
+        return self.logits([formats.read(file.tobytes(), "probe.jpg", least_side) for file in files])
 
     def _batches(self, images: Images) -> Iterator[Square]:
-        squares = map_ahead(lambda load: self.description.preprocessing.square(load()), _loaders(images), N_AHEAD)
+        preprocessing = self.description.preprocessing
+        loaders = _loaders(images, preprocessing.least_side)
+        squares = map_ahead(lambda load: preprocessing.square(load()), loaders, N_AHEAD)
         while batch := list(islice(squares, BATCH_SIZE)):
             yield np.stack(batch)
 
@@ -159,22 +186,23 @@ class Encoder:
         import torch
 
         batch = torch.from_numpy(self.description.preprocessing.normalise(squares)).to(self.device)
+        network = self._torch_network  # built outside, for what is built in inference mode cannot be explained later
         with torch.inference_mode():
-            values: Floats = getattr(self._network(batch), what).float().cpu().numpy()
+            values: Floats = getattr(network(batch), what).float().cpu().numpy()
         return values
 
 
-def _loaders(images: Images) -> Iterable[Callable[[], Pixels]]:
+def _loaders(images: Images, least_side: int) -> Iterable[Callable[[], Pixels]]:
     if isinstance(images, Source):
-        return [partial(images.pixels, item) for item in images.items]
+        return [partial(images.pixels, item, least_side) for item in images.items]
     if isinstance(images, str | Path | bytes) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    return [partial(_load, image) for image in images]
+    return [partial(_load, image, least_side) for image in images]
 
 
-def _load(image: ImageLike) -> Pixels:
+def _load(image: ImageLike, least_side: int) -> Pixels:
     if isinstance(image, str | Path):
-        return read_pixels(*locate(image))
+        return read_pixels(*locate(image), least_side)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"an image is a path or an array of pixels, got {type(image).__name__}")
     return image[..., None] if image.ndim == 2 else image
@@ -184,13 +212,22 @@ def _draw_probe(seed: int) -> bytes:
     """A JPEG file of smooth coloured noise: shows nobody, and exercises decoder, resizing and every filter."""
     noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(noise).resize((200, 150), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def _decode_probe(file: AnyArray) -> Pixels:
-    return formats.read(file.tobytes(), "probe.jpg")
-
-
 def _library_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("athsearch", "torch", "pillow", "numpy")}
+    installed = {}
+    for name in ("athsearch", "torch", "pillow", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
+
+
+def _has_gpu() -> bool:
+    """Whether torch finds a GPU. Torch, slow to load, is asked only where there is a driver."""
+    if not os.path.exists("/dev/nvidiactl") or importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

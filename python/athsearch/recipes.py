@@ -70,7 +70,7 @@ class TrainingSettings:
     def preprocessing(self) -> Preprocessing:
         """How images become the network's input."""
         if self.scaling == "raw":
-            return Preprocessing(self.size, "stretch", "BGR", mean=(0, 0, 0), std=(1, 1, 1))
+            return Preprocessing(self.size, "stretch", "BGR", draft=False, mean=(0, 0, 0), std=(1, 1, 1))
         return Preprocessing(self.size)
 
 
@@ -100,7 +100,7 @@ RECIPES: dict[str, TrainingSettings] = {
         scaling="centred",
         bits=32,
         size=96,
-        epochs=30,
+        epochs=25,
         batch=32,
         lr=2e-3,
         schedule="cosine",

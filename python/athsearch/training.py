@@ -25,7 +25,7 @@ from .data import Source
 from .encoder import Encoder
 from .errors import ImageError, ModelError, SourceError
 from .evaluation import evaluate
-from .model.checkpoint import ModelDescription
+from .model.checkpoint import ModelDescription, tensors_of
 from .model.losses import LOSSES, Loss
 from .model.network import NETWORKS, Output
 from .plots import training_curves
@@ -35,7 +35,7 @@ from .types import Square
 __all__ = ["RECIPES", "EpochReport", "StepReport", "TrainingSettings", "recipe_settings", "train"]
 
 K = 10  # of the validation figure, macro precision at k
-MAX_VALIDATION_CASES = 2500  # more would cost time without telling more
+MAX_VALIDATION_CASES = 1500  # more would cost time without telling more
 MAX_VALIDATION_QUERIES = 1000
 Entry = TypeVar("Entry")
 
@@ -158,8 +158,9 @@ class _Training:
             recipe=settings.recipe,
             settings=dataclasses.asdict(settings),
         )
-        self.device = Encoder(self.average, self.description, device).device
+        self.device = self._encoder(device).device
         self.network.to(self.device)
+        self.average.to(self.device)
         self.loss: Loss = _known(LOSSES, "loss", settings.loss)(settings.bits, np.bincount(self.classes).tolist())
         groups: list[dict[str, Any]] = [
             {"params": [weights for weights in self.network.parameters() if weights.ndim > 1]},
@@ -191,7 +192,8 @@ class _Training:
 
         self.average.load_state_dict(self.best)
         summary = self._summary()
-        encoder = Encoder(self.average, dataclasses.replace(self.description, training=summary), self.device)
+        self.description = dataclasses.replace(self.description, training=summary)
+        encoder = self._encoder(self.device)
         if folder:
             encoder.save(folder.weights)
             training_curves(self.history, folder.curves)
@@ -222,8 +224,7 @@ class _Training:
             raise ModelError(
                 f"training diverged in epoch {epoch} (loss {loss}); a smaller lr than {self.settings.lr} helps"
             )
-        encoder = Encoder(self.average, self.description, self.device)
-        validation = self.validation.measure(encoder) if self.validation else None
+        validation = self.validation.measure(self._encoder(self.device)) if self.validation else None
         report = EpochReport(
             epoch=epoch,
             epochs=self.settings.epochs,
@@ -236,6 +237,10 @@ class _Training:
         )
         best = min([*self.history, report], key=self._worse)
         return dataclasses.replace(report, best_epoch=best.epoch)
+
+    def _encoder(self, device: str) -> Encoder:
+        """Of the averaged weights as they are now."""
+        return Encoder(tensors_of(self.average), self.description, device)
 
     def _worse(self, report: EpochReport) -> float:
         chosen_by_loss = self.settings.validation_share == 0 or report.validation is None

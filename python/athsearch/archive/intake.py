@@ -79,13 +79,15 @@ def encoded_batches(
                 known.update(look_up([item.source for item in part]))
             yield from part
 
+    preprocessing = encoder.description.preprocessing
+
     def load(item: Item) -> LoadedImage:
         try:
             content, decode = source.read(item)
             digest = hashlib.sha256(content).digest()
             if (item.source, digest) in known:
                 return LoadedImage(item, digest, known[item.source, digest])
-            return LoadedImage(item, digest, square=encoder.description.preprocessing.square(decode()))
+            return LoadedImage(item, digest, square=preprocessing.square(decode(preprocessing.least_side)))
         except ImageError as error:
             return LoadedImage(item, error=error)
 

@@ -27,6 +27,7 @@ SPLIT_OF_NAME = {
     "testing": "test",
 }
 Value: TypeAlias = str | int | float
+Decode: TypeAlias = Callable[[int], Pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,13 @@ class Source:
         sides = divide(((item.label, _group(item)) for item in self.items), shares, seed)
         return replace(self, items=tuple(replace(item, split=sides[_group(item)]) for item in self.items))
 
-    def read(self, item: Item) -> tuple[bytes, Callable[[], Pixels]]:
+    def read(self, item: Item) -> tuple[bytes, Decode]:
         """An item's bytes and how to decode them, see `read_image`."""
         return read_image(self.root, item.source)
 
-    def pixels(self, item: Item) -> Pixels:
+    def pixels(self, item: Item, least_side: int = 0) -> Pixels:
         """An item's pixels, see `read_pixels`."""
-        return read_pixels(self.root, item.source)
+        return read_pixels(self.root, item.source, least_side)
 
 
 def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
@@ -127,15 +128,16 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
     return Path(*whole.parts[:-n_parts]), "/".join(whole.parts[-n_parts:])
 
 
-def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Callable[[], Pixels]]:
-    """The bytes of one image, of its file or its part of an npz array, and a function that decodes these very bytes.
+def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Decode]:
+    """The bytes of one image, of its file or its part of an npz array, and a function that decodes these very bytes,
+    given the `least_side` of `images.read`.
 
     Raises CorruptImage if it is not there (any more), ImageError if the system refuses to read it; the function raises
     ImageError if they are no usable image.
     """
     if npz.names_part(source):
         pixels = npz.read_part(Path(root), source)
-        return pixels.tobytes(), lambda: pixels
+        return pixels.tobytes(), lambda least_side: pixels
     try:
         content = Path(root, source).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -145,10 +147,13 @@ def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Callab
     return content, partial(images.read, content, source)
 
 
-def read_pixels(root: str | os.PathLike[str], source: str) -> Pixels:
-    """The pixels of one image, uint8 or uint16 [H, W, 1 or 3]. Raises ImageError if it is unusable."""
+def read_pixels(root: str | os.PathLike[str], source: str, least_side: int = 0) -> Pixels:
+    """The pixels of one image, uint8 or uint16 [H, W, 1 or 3]. Raises ImageError if it is unusable.
+
+    least_side: as for `images.read`.
+    """
     _, decode = read_image(root, source)
-    return decode()
+    return decode(least_side)
 
 
 def _group(item: Item) -> str:

@@ -140,6 +140,6 @@ def _query_seconds(archive: Archive, asked: Source) -> float:
     seconds = []
     for item in asked.items[:20]:
         begin = time.perf_counter()
-        archive.search(asked.pixels(item), patient=item.patient)
+        archive.search(asked.pixels(item, archive.encoder.description.preprocessing.least_side), patient=item.patient)
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds)

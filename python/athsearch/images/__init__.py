@@ -12,13 +12,13 @@ from ..errors import CorruptImage, UnsupportedImage
 from ..types import Pixels
 
 
-def _pillow(content: bytes, name: str) -> Pixels:
+def _pillow(content: bytes, name: str, least_side: int) -> Pixels:
     from . import pillow  # when first needed: searching decodes nothing, and starts faster without
 
-    return pillow.read(content, name)
+    return pillow.read(content, name, least_side)
 
 
-READERS: Mapping[str, Callable[[bytes, str], Pixels]] = {
+READERS: Mapping[str, Callable[[bytes, str, int], Pixels]] = {
     ".bmp": _pillow,
     ".jfif": _pillow,
     ".jpe": _pillow,
@@ -35,10 +35,11 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in READERS
 
 
-def read(content: bytes, name: str) -> Pixels:
+def read(content: bytes, name: str, least_side: int = 0) -> Pixels:
     """Decode one image.
 
-    content: the whole file. name: its name or path, for the suffix and for errors.
+    content: the whole file. name: its name or path, for the suffix and for errors. least_side: where it is not 0, a
+    JPEG may come at a half, a quarter or an eighth of its size, which is quicker, if no side gets shorter than that.
     Returns uint8 or uint16 [H, W, 1 or 3], grey or RGB, at least 8 x 8.
     Raises UnsupportedImage if the image is sound but of a kind or size we refuse (an unknown suffix too),
     CorruptImage if it is empty, truncated or not what its name says. Either carries `name`.
@@ -48,4 +49,4 @@ def read(content: bytes, name: str) -> Pixels:
         raise UnsupportedImage(name, f"suffix {suffix!r} is not one of {' '.join(READERS)}")
     if not content:
         raise CorruptImage(name, "the file is empty")
-    return READERS[suffix](content, name)
+    return READERS[suffix](content, name, least_side)

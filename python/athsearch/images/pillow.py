@@ -64,7 +64,7 @@ _TURNED: dict[int, Callable[[AnyArray], AnyArray]] = {  # by EXIF orientation; 1
 }
 
 
-def read(content: bytes, name: str) -> Pixels:
+def read(content: bytes, name: str, least_side: int = 0) -> Pixels:
     """Decode a JPEG, PNG, BMP or TIFF file. The interface of `images.read`."""
     plugin = next((plugin for start, plugin in _PLUGINS.items() if content.startswith(start)), None)
     if plugin is None:
@@ -72,6 +72,8 @@ def read(content: bytes, name: str) -> Pixels:
     try:
         image = plugin(io.BytesIO(content))
         _check_header(image, name)
+        if least_side and isinstance(image, JpegImageFile):
+            image.draft(None, (least_side, least_side))  # by libjpeg's scaled cosine transform; never to less than that
         if isinstance(image, PngImageFile):
             PngImageFile(io.BytesIO(content)).verify()  # checksums and the end mark: decoding looks at neither
         image.load()

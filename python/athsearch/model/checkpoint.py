@@ -56,8 +56,8 @@ def model_id(description: ModelDescription, tensors: Mapping[str, AnyArray]) -> 
 
 
 def tensors_of(network: nn.Module) -> dict[str, AnyArray]:
-    """The network's parameters and buffers as NumPy arrays on the CPU."""
-    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
+    """Copies of the network's parameters and buffers, as NumPy arrays."""
+    return {name: tensor.detach().cpu().contiguous().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def save_weights(
         "training": dict(description.training),
         "versions": dict(versions),
     }
-    arrays = {f"network.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    arrays |= {f"extra.{name}": np.ascontiguousarray(tensor) for name, tensor in extras.items()}
+    arrays = {f"network.{name}": np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    arrays |= {f"extra.{name}": np.asarray(tensor, order="C") for name, tensor in extras.items()}
     content = save(arrays, {METADATA_NAME: json.dumps(header)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -138,31 +138,30 @@ def read_weights(path: str | Path) -> WeightsFile:
     return WeightsFile(description, stated[0], tensors, extras, versions)
 
 
-def build_network(weights: WeightsFile, path: object) -> nn.Module:
-    """The network with its weights, in eval mode. Raises CheckpointError, naming `path`, when they do not fit."""
+def build_network(description: ModelDescription, tensors: Mapping[str, AnyArray]) -> nn.Module:
+    """The network with its weights, in eval mode. Raises CheckpointError when they do not fit."""
     import torch
 
     from .network import NETWORKS
 
-    description = weights.description
     if description.network not in NETWORKS:
-        raise CheckpointError(f"{path}: unknown network {description.network!r}; known: {', '.join(NETWORKS)}")
+        raise CheckpointError(f"unknown network {description.network!r}; known: {', '.join(NETWORKS)}")
     # The weights drawn here are replaced at once; the caller's random state must not notice.
     with torch.random.fork_rng(devices=[]):
         network = NETWORKS[description.network](
             description.preprocessing.size, description.bits, max(1, len(description.classes))
         )
     try:
-        network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.tensors.items()})
+        network.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()})
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: tensors do not fit network {description.network!r}: {error}") from error
+        raise CheckpointError(f"tensors do not fit network {description.network!r}: {error}") from error
     return network.eval()
 
 
 def _digest(start: str, tensors: Mapping[str, AnyArray]) -> str:
     digest = hashlib.sha256(start.encode())
     for name in sorted(tensors):
-        tensor = np.ascontiguousarray(tensors[name])
+        tensor = np.asarray(tensors[name], order="C")
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape} ".encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""How well do the recipes retrieve on real images? The README's commands on three public sets, the result as JSON.
+
+    python benchmarks/recipes.py DATA [--runs FOLDER] [--seeds 0,1,2]
+
+DATA holds the sets of SETS. Every seed of a recipe is trained on a set's training images, and its answers to the test
+images are scored. What is finished in FOLDER is not done again; results/recipes.json is written anew after every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results" / "recipes.json"
+SETS = {  # name -> path below DATA, options that say how to read it, size of the network's input by recipe
+    "fundus_eye4": ("fundus_eye4", ["--patient-pattern", r"(\d+)_(left|right)"], {"default": 128, "paper": 128}),
+    "rbc12": ("rbc12", [], {"default": 96, "paper": 80}),
+    "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", [], {"default": 96, "paper": 64}),
+}
+RECIPES = ("default", "paper")
+
+
+def main() -> None:
+    """Runs what is missing and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("recipe-runs"))
+    parser.add_argument("--seeds", default="0", help="of the default recipe; the paper's is trained with the first")
+    arguments = parser.parse_args()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    for recipe in RECIPES:
+        for seed in seeds if recipe == "default" else seeds[:1]:
+            for name in SETS:
+                measure(arguments.data, arguments.runs, name, recipe, seed)
+
+
+def measure(data: Path, runs: Path, name: str, recipe: str, seed: int) -> None:
+    """One run from training to scores, unless its line is among the results already."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    identity = {"set": name, "recipe": recipe, "seed": seed}
+    if any(identity.items() <= result.items() for result in results):
+        return
+    path, reading, sizes = SETS[name]
+    folder = runs / f"{name}-{recipe}-{seed}"
+    source = [str(data / path), *reading]
+    settings = ["--recipe", recipe, "--seed", str(seed), "--bits", "32", "--size", str(sizes[recipe])]
+    if recipe == "paper":
+        settings += ["--epochs", "12"]
+    begin = time.perf_counter()
+    training = athsearch("train", *source, "--out", str(folder), *settings)
+    train_s = time.perf_counter() - begin
+    archive = str(folder / "archive")
+    athsearch("index", archive, *source, "--split", "train", "--weights", str(folder / "weights.safetensors"))
+    scores = athsearch("evaluate", archive, *source, "--split", "test")
+    result = {
+        **identity,
+        **{key: scores[key] for key in ("k", "n_queries", "n_cases", "macro", "micro", "chance", "majority", "health")},
+        "per_class": {label: values["precision"] for label, values in scores["per_class"].items()},
+        "size": sizes[recipe],
+        "validation": training["validation_macro_precision_at_10"],
+        "best_epoch": training["best_epoch"],
+        "train_s": round(train_s, 1),
+        "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} processors, torch {torch.__version__}",
+    }
+    results.append(result)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(name, recipe, seed, f"macro P@10 {scores['macro']['precision']:.3f} after {train_s:.0f} s", flush=True)
+
+
+def athsearch(*words: str) -> dict[str, Any]:
+    """What a command prints with --json; its progress goes to standard error."""
+    done = subprocess.run([sys.executable, "-m", "athsearch", *words, "--json"], stdout=subprocess.PIPE, check=True)
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
