@@ -41,6 +41,7 @@ bench: .venv/bench.stamp
 	$(CXX) -O3 -march=native -pthread benchmarks/limits.cpp -o build/limits
 	$(BIN)/python benchmarks/bench_scan.py --limits build/limits
 	$(BIN)/python benchmarks/bench_encode.py
+	$(BIN)/python benchmarks/bench_end_to_end.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)

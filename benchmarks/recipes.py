@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,9 @@ def measure(data: Path, runs: Path, name: str, recipe: str, seed: int) -> None:
     settings = ["--recipe", recipe, "--seed", str(seed), "--bits", "32", "--size", str(sizes[recipe])]
     if recipe == "paper":
         settings += ["--epochs", "12"]
-    begin = time.perf_counter()
     training = athsearch("train", *source, "--out", str(folder), *settings)
-    train_s = time.perf_counter() - begin
+    epochs = json.loads((folder / "history.json").read_text())["epochs"]
+    train_s = sum(epoch["seconds"] for epoch in epochs)  # that of an interrupted run too
     archive = str(folder / "archive")
     athsearch("index", archive, *source, "--split", "train", "--weights", str(folder / "weights.safetensors"))
     scores = athsearch("evaluate", archive, *source, "--split", "test")
@@ -72,6 +71,7 @@ def measure(data: Path, runs: Path, name: str, recipe: str, seed: int) -> None:
         "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} processors, torch {torch.__version__}",
     }
     results.append(result)
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(name, recipe, seed, f"macro P@10 {scores['macro']['precision']:.3f} after {train_s:.0f} s", flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
@@ -153,6 +154,23 @@ def test_query_writes_a_contact_sheet(run: Run, archive: Path, images: Path, tmp
         assert sheet.format == "PNG"
         assert min(sheet.size) > 500
         assert len(np.unique(np.asarray(sheet.convert("L")))) > 100
+
+
+def test_without_torch_a_sheet_has_no_overlays(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    # A package path that hides torch from the command, as on a machine that has none.
+    (tmp_path / "bare" / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name == 'torch' else find(name, package)\n"
+        "sys.modules['torch'] = None\n"
+    )
+    command = ("query", archive, "--id", 1, "--sheet", tmp_path / "sheet.png")
+    outcome = run_apart(*command, env={**os.environ, "PYTHONPATH": str(tmp_path / "bare")})
+    assert outcome.status == 0
+    assert "without overlays: they need torch" in outcome.err
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 500
 
 
 def test_evaluate_prints_what_the_library_finds(run: Run, archive: Path, images: Path, encoder: Encoder) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from athsearch.index import FlatIndex
+
+GUIDE = Path(__file__).parent.parent / "docs" / "embedding.md"
 
 PREAMBLE = """
 import os, resource, sys, threading
@@ -32,6 +41,17 @@ def run(program: str, seconds: float = 120) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_guides_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, n_codes in (("codes.npy", 1000), ("more.npy", 10)):
+        np.save(name, np.random.default_rng(n_codes).integers(0, 2**64, (n_codes, 1), np.uint64))
+    (example,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(example, "embedding.md", "exec"), names)
+    assert isinstance(names["index"], FlatIndex)
+    assert names["index"].n_codes == 1010
 
 
 def test_a_forked_child_searches_with_threads_of_its_own() -> None:

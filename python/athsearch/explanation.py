@@ -64,12 +64,14 @@ def answer_sheet(
     label: str | None = None,
     images: str | Path | None = None,
     title: str = "",
+    is_explained: bool = True,
 ) -> Image.Image:
     """A query and its hits as a contact sheet, with what made its code in each.
 
     query: pixels, or None for a query without an image; lines: the text below it; label: its class if that is known,
     which tells right hits from wrong ones. images: the folder the hits' sources are relative to, if it is not the one
-    they were added from. A hit whose image is gone keeps its place and says so.
+    they were added from. is_explained: whether to show what made the codes, which needs torch. A hit whose image is
+    gone keeps its place and says so.
     """
 
     def tile(pixels: Pixels | None, lines: Sequence[str], is_right: bool | None = None) -> Tile:
@@ -77,7 +79,8 @@ def answer_sheet(
             return Tile(None, None, lines, is_right)
         seen = encoder.description.preprocessing.square(pixels)
         shown = replace(encoder.description.preprocessing, size=_TILE).square(pixels)  # the same framing, sharper
-        return Tile(shown, overlay(shown, encoder.relevance(seen[None])[0]), lines, is_right)
+        explained = overlay(shown, encoder.relevance(seen[None])[0]) if is_explained else None
+        return Tile(shown, explained, lines, is_right)
 
     tiles = []
     for rank, hit in enumerate(hits, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,9 @@ def _write_sheet(
         lines = ["query", Path(image).name]
         pixels = read_pixels(*locate(image))
     title = f"{archive.path.name}: {len(hits)} nearest of {archive.n_cases:,} cases"
-    sheet = answer_sheet(archive.encoder, pixels, lines, hits, label, images, title)
+    is_explained = importlib.util.find_spec("torch") is not None
+    if not is_explained:
+        say("  the sheet is without overlays: they need torch (pip install 'athsearch[train]')")
+    sheet = answer_sheet(archive.encoder, pixels, lines, hits, label, images, title, is_explained)
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")
