@@ -1,4 +1,4 @@
-// The Python module athsearch._scan: checks arrays, releases the GIL, calls.
+// The Python module athsearch._scan: checks arrays, releases Python's lock, calls.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "gil.h"
 #include "registry.h"
 #include "scanner.h"
 
@@ -44,8 +45,10 @@ class Segments {
 };
 
 bool is_interrupted() {
-  const py::gil_scoped_acquire locked;
-  return PyErr_CheckSignals() != 0;
+  const PyGILState_STATE state = athsearch::take_lock([] { return PyGILState_Ensure(); });
+  const bool has_raised = PyErr_CheckSignals() != 0;
+  PyGILState_Release(state);
+  return has_raised;
 }
 
 struct Arguments {
@@ -85,15 +88,16 @@ py::tuple to_arrays(const Found& found) {
   return py::make_tuple(to_array(found.offsets), rows, distances);
 }
 
-// Runs search() without the GIL. The Python error of a signal's handler is set when it gives up.
+// Runs search() without the lock. The error that a signal's handler raised is set when it gives up.
 template <class Search>
-Found without_gil(Search search) {
+Found run(Search search) {
+  Found found;
   try {
-    const py::gil_scoped_release unlocked;
-    return search();
+    athsearch::without_gil([&] { found = search(); });
   } catch (const athsearch::Interrupted&) {
     throw py::error_already_set();
   }
+  return found;
 }
 
 py::tuple top_k(const Segments& segments, const WordArray& queries, uint64_t k, const py::object& mask,
@@ -101,7 +105,7 @@ py::tuple top_k(const Segments& segments, const WordArray& queries, uint64_t k, 
   if (k < 1) throw py::value_error("k must be at least 1");
   const Arguments arguments(segments.database(), queries, mask, threads, kernel);
   std::vector<int64_t> ties;
-  const Found found = without_gil([&] {
+  const Found found = run([&] {
     return athsearch::top_k(segments.database(), arguments.queries, k, arguments.options, count_ties ? &ties : nullptr);
   });
   return py::make_tuple(to_arrays(found), count_ties ? py::object(to_array(ties)) : py::none());
@@ -110,8 +114,8 @@ py::tuple top_k(const Segments& segments, const WordArray& queries, uint64_t k, 
 py::tuple within(const Segments& segments, const WordArray& queries, uint64_t radius, const py::object& mask,
                  unsigned threads, const std::string& kernel) {
   const Arguments arguments(segments.database(), queries, mask, threads, kernel);
-  return to_arrays(without_gil(
-      [&] { return athsearch::within(segments.database(), arguments.queries, radius, arguments.options); }));
+  return to_arrays(
+      run([&] { return athsearch::within(segments.database(), arguments.queries, radius, arguments.options); }));
 }
 
 std::vector<std::string> kernel_names() {

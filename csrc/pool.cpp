@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 namespace athsearch {
@@ -23,11 +22,14 @@ constexpr int kLooks = 100;  // at a yield each, a fraction of a microsecond whe
 class Pool {
  public:
   void run(unsigned n_threads, const std::function<void(unsigned)>& body) {
-    const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
-    if (!owner.owns_lock() || n_threads < 2) {
+    if (n_threads < 2 || is_taken_.test_and_set(std::memory_order_acquire)) {
       body(0);
       return;
     }
+    struct Release {
+      std::atomic_flag& taken;
+      ~Release() { taken.clear(std::memory_order_release); }
+    } release{is_taken_};
     start_threads(n_threads - 1);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -48,15 +50,16 @@ class Pool {
  private:
   void start_threads(unsigned n_wanted) {
     if (n_started_ >= n_wanted) return;
-    sigset_t all, before;  // the host program's signals are not for these threads
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigset_t most, before;  // the host program's signals are not for these threads, but their own faults are
+    sigfillset(&most);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&most, fault);
+    pthread_sigmask(SIG_SETMASK, &most, &before);
     try {
       while (n_started_ < n_wanted) {
         std::thread(&Pool::work, this, n_started_ + 1, round_.load(std::memory_order_relaxed)).detach();
         ++n_started_;
       }
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
       // The system gives no more threads: those there are do all of the work.
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -88,8 +91,8 @@ class Pool {
     }
   }
 
-  std::mutex owner_;  // held by the search that has the threads
-  std::mutex mutex_;  // guards what follows
+  std::atomic_flag is_taken_ = ATOMIC_FLAG_INIT;  // by the search that has the threads
+  std::mutex mutex_;                              // guards what follows
   std::condition_variable begin_, end_;
   const std::function<void(unsigned)>* body_ = nullptr;
   std::exception_ptr error_;

@@ -23,7 +23,7 @@ constexpr uint64_t kWordsPerThread = 1u << 17;  // a thread takes some microseco
 constexpr uint64_t kWordsPerFetch = 1u << 15;   // compared before a thread fetches its next blocks
 constexpr uint64_t kWordsPerLook = 1u << 23;    // compared before the clock is asked whether to ask for interruptions
 constexpr std::chrono::milliseconds kLookEvery(50);
-constexpr uint64_t kHitsPerGroup = 1u << 22;  // bounds the memory of what is kept: 64 MiB a thread
+constexpr uint64_t kHitsPerGroup = 1u << 23;  // bounds the memory of what is kept: 64 MiB a thread
 
 struct RowRange {
   const uint64_t* words;  // of its first row
@@ -181,7 +181,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
             std::vector<int64_t>* n_ties) {
   const Blocks blocks(database);
   const uint64_t largest_distance = 64 * database.n_words;
-  const uint64_t n_kept = std::max<uint64_t>(1, std::min(k, database.n_rows())) + largest_distance;
+  const uint64_t n_kept = 4 * std::min(k, database.n_rows()) + 128 + largest_distance;  // see TopK: a vector may double
   const size_t group_size = std::max<uint64_t>(1, kHitsPerGroup / n_kept);
   const uint64_t beyond = n_ties == nullptr ? 0 : 1;  // ties with the k-th lie one past the distance that still enters
   Found found;
@@ -222,6 +222,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
 }
 
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options) {
+  if (queries.n_queries == 0) return {{0}, {}};
   const Blocks blocks(database);
   const unsigned n_threads = useful_threads(blocks, queries.n_queries, options.threads);
   std::vector<std::vector<std::vector<Hit>>> lists(n_threads, std::vector<std::vector<Hit>>(queries.n_queries));

@@ -124,6 +124,18 @@ assert resident() - before < 4 << 20, resident() - before
 """)
 
 
+def test_a_daemon_thread_that_searches_at_the_end_is_harmless() -> None:
+    run("""
+import time
+for threads in (1, 2):
+    def search(threads=threads):
+        while True:
+            index.search(queries, k=10, threads=threads)
+    threading.Thread(target=search, daemon=True).start()
+time.sleep(0.3)
+""")
+
+
 def test_ctrl_c_ends_a_long_search() -> None:
     program = (
         PREAMBLE

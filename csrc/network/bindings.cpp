@@ -1,4 +1,4 @@
-// The Python module athsearch._network: checks arrays, releases the GIL, calls.
+// The Python module athsearch._network: checks arrays, releases Python's lock, calls.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../gil.h"
 #include "levels.h"
 #include "network.h"
 
@@ -28,10 +29,7 @@ Floats run(const Network& network, const Bytes& images, unsigned threads) {
   float* out = logits.mutable_data();
   const uint8_t* in = images.data();
   const auto n_images = static_cast<size_t>(images.shape(0));
-  {
-    const py::gil_scoped_release unlocked;
-    network.run(in, n_images, out, threads);
-  }
+  athsearch::without_gil([&] { network.run(in, n_images, out, threads); });
   return logits;
 }
 

@@ -73,7 +73,7 @@ inline void convolve_tile(const Plane& in, const Convolution& convolution, const
     for (int r = 0; r < kRegisters; ++r) {
       Lanes sum = sums[p][r];
       if (added) sum += load<kL>(added->values + y * added->row + at * added->channels + channel + kL * r);
-      if (convolution.is_rectified) sum = larger(sum, Lanes{});
+      if (convolution.is_rectified) sum = larger(Lanes{}, sum);  // in this order NaN stays NaN
       store(out.values + y * out.row + at * out.channels + channel + kL * r, sum);
     }
   }

@@ -13,6 +13,7 @@ namespace athsearch {
 
 namespace {
 
+constexpr const char* kComplete = "the features are made: only finish may follow";
 constexpr size_t kSlack = 64;  // floats past a plane that a level may read
 
 size_t floats_of(size_t height, size_t width, size_t channels) { return (height + 2) * (width + 2) * channels; }
@@ -45,6 +46,7 @@ const Network::Shape& Network::shape(size_t plane) const {
 }
 
 size_t Network::add_plane(size_t height, size_t width, size_t channels) {
+  require(n_features_ == 0, kComplete);
   require(height > 0 && width > 0 && channels > 0 && channels % kChannelStep == 0,
           "a plane's channels are filled up to a multiple of 8");
   shapes_.push_back({height, width, channels});
@@ -53,6 +55,7 @@ size_t Network::add_plane(size_t height, size_t width, size_t channels) {
 
 void Network::convolve(size_t in, size_t out, size_t kernel, size_t stride, std::vector<float> weights,
                        std::vector<float> bias, bool is_rectified, const size_t* added) {
+  require(n_features_ == 0, kComplete);
   const Shape &from = shape(in), &to = shape(out);
   require((kernel == 1 || kernel == 3) && (stride == 1 || stride == 2), "kernels are 1 or 3 wide, strides 1 or 2");
   require(to.height == (from.height + stride - 1) / stride && to.width == (from.width + stride - 1) / stride,
@@ -82,6 +85,7 @@ void Network::attend(size_t in, size_t out, size_t n_channels, float offset, std
 }
 
 Network::Step& Network::keep_size(Step::Kind kind, size_t in, size_t out) {
+  require(n_features_ == 0, kComplete);
   const Shape &from = shape(in), &to = shape(out);
   require(in != out && in != 0 && out != 0 && from.height == to.height && from.width == to.width &&
               from.channels == to.channels,
@@ -91,19 +95,21 @@ Network::Step& Network::keep_size(Step::Kind kind, size_t in, size_t out) {
 }
 
 void Network::flatten(size_t in, size_t n_channels) {
-  require(n_channels <= shape(in).channels, "there are fewer channels");
+  require(n_features_ == 0, kComplete);
+  require(n_channels > 0 && n_channels <= shape(in).channels, "there are fewer channels");
   steps_.push_back({Step::Kind::kFlatten, in, 0, false, 0, 0, 0, false, n_channels, 0, {}, {}});
   n_features_ = n_channels * shape(in).height * shape(in).width;
 }
 
 void Network::summarise(size_t in) {
+  require(n_features_ == 0, kComplete);
   require(in != 0, "the input cannot be summarised");
   steps_.push_back({Step::Kind::kSummarise, in, 0, false, 0, 0, 0, false, 0, 0, {}, {}});
   n_features_ = 2 * shape(in).channels;
 }
 
 void Network::finish(size_t bits, std::vector<float> weights, std::vector<float> bias) {
-  require(n_features_ > 0, "flatten or summarise comes first");
+  require(n_features_ > 0 && bits_ == 0, "flatten or summarise comes first, and finish once");
   require(
       bits > 0 && bits <= bias.size() && bias.size() % kChannelStep == 0 && weights.size() == n_features_ * bias.size(),
       "weights must be [n_features, bits filled up to a multiple of 8], bias the same bits");
@@ -119,15 +125,16 @@ void Network::run(const uint8_t* images, size_t n_images, float* logits, unsigne
     std::unique_ptr<Workspace> workspace = take_workspace();
     for (size_t image = next++; image < n_images; image = next++)
       run_one(images + image * size_ * size_ * 3, *workspace, logits + image * bits_);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    idle_.push_back(std::move(workspace));
+    // In a child of fork() the lock may be held for ever, by a thread that the child does not have.
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock()) idle_.push_back(std::move(workspace));
   });
 }
 
 std::unique_ptr<Network::Workspace> Network::take_workspace() const {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!idle_.empty()) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock() && !idle_.empty()) {
       std::unique_ptr<Workspace> workspace = std::move(idle_.back());
       idle_.pop_back();
       return workspace;

@@ -111,7 +111,7 @@ class Encoder:
     def logits_of_squares(self, squares: Square) -> Floats:
         """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, bits]."""
         if self._on_cpu is not None:
-            return self._on_cpu.run(squares, n_processors())
+            return self._on_cpu.run(np.ascontiguousarray(squares), n_processors())
         return self._forward(squares, "logits")
 
     def attention(self, squares: Square) -> Floats:

@@ -16,14 +16,14 @@ from PIL import Image
 
 from .types import AnyArray, Floats, Pixels, Square
 
-SMALLEST_SIZE = 64
+SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How pixels become a network's input.
 
-    size: side of the square input in pixels, from 64, divisible by 8. Smaller images are enlarged.
+    size: side of the square input in pixels, from 64 to 4096, divisible by 8. Smaller images are enlarged.
     fit: "pad" keeps the aspect ratio and adds black; "stretch" does not keep it.
     channels: "RGB", or "BGR" as the paper's code reads images.
     mean, std: per channel, of values in 0..255, in the order of `channels`: out = (value - mean) / std.
@@ -41,8 +41,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if type(self.size) is not int:
             raise TypeError(f"size must be an int, got {self.size!r}")
-        if self.size < SMALLEST_SIZE or self.size % 8:
-            raise ValueError(f"size must be at least {SMALLEST_SIZE} and divisible by 8, got {self.size}")
+        if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE or self.size % 8:
+            raise ValueError(
+                f"size must be at least {SMALLEST_SIZE}, at most {LARGEST_SIZE} and divisible by 8, got {self.size}"
+            )
         if self.fit not in ("pad", "stretch"):
             raise ValueError(f"fit must be 'pad' or 'stretch', got {self.fit!r}")
         if self.channels not in ("RGB", "BGR"):

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..codes import n_words_for
 from ..errors import CheckpointError
 from ..files import replacing
 from ..preprocessing import Preprocessing
@@ -126,6 +127,9 @@ def read_weights(path: str | Path) -> WeightsFile:
             settings=header["settings"],
             training=header["training"],
         )
+        if type(description.network) is not str or type(description.bits) is not int:
+            raise ValueError("network must be a name and bits a whole number")
+        n_words_for(description.bits)
         tensors = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
         extras = {name.removeprefix("extra."): a for name, a in arrays.items() if name.startswith("extra.")}
         stated, versions = (header["model_id"], header["extras_sha256"]), header["versions"]

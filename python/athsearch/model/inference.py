@@ -49,23 +49,40 @@ class _Steps:
     def plane(self, side: int, channels: int) -> tuple[int, int, int]:
         return self.network.add_plane(side, side, _filled(channels)), side, channels
 
+    def tensor(self, name: str, *shape: int) -> AnyArray:
+        """Float64. Raises KeyError or ValueError where it is not there, has another shape, or is not finite."""
+        values = self.tensors[name].astype(np.float64)
+        if values.shape != shape:
+            raise ValueError(f"{name} is {list(values.shape)}, not {list(shape)}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds values that are not finite")
+        return values
+
+    def norm(self, name: str, n: int, is_affine: bool = True) -> tuple[AnyArray, AnyArray]:
+        """Scale and shift [n] of a BatchNorm in eval mode: y = scale x + shift."""
+        scale = 1 / np.sqrt(self.tensor(f"{name}.running_var", n) + BATCH_NORM_EPSILON)
+        shift = -self.tensor(f"{name}.running_mean", n) * scale
+        if not is_affine:
+            return scale, shift
+        weight = self.tensor(f"{name}.weight", n)
+        return weight * scale, weight * shift + self.tensor(f"{name}.bias", n)
+
     def convolution(
         self,
         name: str,
-        norm: str,
         in_: tuple[int, int, int],
+        n_out: int,
+        kernel: int,
         stride: int,
         is_rectified: bool = True,
         added: tuple[int, int, int] | None = None,
     ) -> tuple[int, int, int]:
         """relu(BN(conv(in)) + added)."""
-        scale, shift = self.folded(norm)
-        weights = self.tensors[f"{name}.weight"] * scale[:, None, None, None]  # [out, in, kernel, kernel]
-        n_out, n_in, kernel, _ = weights.shape
-        if n_in != in_[2]:
-            raise ValueError(f"{name} takes {n_in} channels, not {in_[2]}")
+        n_in = in_[2]
+        scale, shift = self.norm(f"{name}_norm", n_out)
+        weights = self.tensor(f"{name}.weight", n_out, n_in, kernel, kernel) * scale[:, None, None, None]
         out = self.plane((in_[1] + stride - 1) // stride, n_out)
-        n_before = 3 if in_[0] == 0 else _filled(n_in)
+        n_before = n_in if in_ == self.input else _filled(n_in)
         filled = np.zeros((kernel, kernel, n_before, _filled(n_out)), np.float32)
         filled[:, :, :n_in, :n_out] = weights.transpose(2, 3, 1, 0)
         bias = np.zeros(_filled(n_out), np.float32)
@@ -73,11 +90,11 @@ class _Steps:
         self.network.convolve(in_[0], out[0], kernel, stride, filled, bias, is_rectified, added and added[0])
         return out
 
-    def block(self, name: str, in_: tuple[int, int, int]) -> tuple[int, int, int]:
+    def block(self, name: str, in_: tuple[int, int, int], n_out: int, shortcut_kernel: int) -> tuple[int, int, int]:
         """A ResidualBlock."""
-        inner = self.convolution(f"{name}.first", f"{name}.first_norm", in_, 2)
-        shortcut = self.convolution(f"{name}.shortcut", f"{name}.shortcut_norm", in_, 2, is_rectified=False)
-        return self.convolution(f"{name}.second", f"{name}.second_norm", inner, 1, added=shortcut)
+        inner = self.convolution(f"{name}.first", in_, n_out, 3, 2)
+        shortcut = self.convolution(f"{name}.shortcut", in_, n_out, shortcut_kernel, 2, is_rectified=False)
+        return self.convolution(f"{name}.second", inner, n_out, 3, 1, added=shortcut)
 
     def pool(self, in_: tuple[int, int, int], run: Callable[[int, int], None]) -> tuple[int, int, int]:
         out = self.plane(*in_[1:])
@@ -86,42 +103,36 @@ class _Steps:
 
     def attention(self, name: str, in_: tuple[int, int, int], offset: float) -> tuple[int, int, int]:
         out = self.plane(*in_[1:])
-        self.network.attend(in_[0], out[0], in_[2], offset, self.tensors[f"{name}.conv.weight"][0])
+        weights = self.tensor(f"{name}.conv.weight", 1, 2, 3, 3)
+        self.network.attend(in_[0], out[0], in_[2], offset, weights)
         return out
 
-    def finish(self, weights: AnyArray, bias: AnyArray, bits: int) -> None:
-        """weights: [bits, n_features]."""
-        if weights.shape[0] != bits:
-            raise ValueError(f"the hash layer has {weights.shape[0]} bits, not {bits}")
-        filled = np.zeros((weights.shape[1], _filled(bits)), np.float32)
+    def finish(self, weights: AnyArray, bias: AnyArray) -> None:
+        """weights: [bits, n_features]; bias: [bits]."""
+        bits, n_features = weights.shape
+        filled = np.zeros((n_features, _filled(bits)), np.float32)
         filled[:, :bits] = weights.T
         filled_bias = np.zeros(_filled(bits), np.float32)
         filled_bias[:bits] = bias
         self.network.finish(bits, filled, filled_bias)
 
-    def folded(self, norm: str) -> tuple[AnyArray, AnyArray]:
-        """Scale and shift, float64, of a BatchNorm in eval mode: y = scale x + shift."""
-        mean, variance = (self.tensors[f"{norm}.running_{name}"].astype(np.float64) for name in ("mean", "var"))
-        scale = self.tensors.get(f"{norm}.weight", 1.0) / np.sqrt(variance + BATCH_NORM_EPSILON)
-        return scale, self.tensors.get(f"{norm}.bias", 0.0) - mean * scale
-
 
 def _ath_s(steps: _Steps, bits: int) -> None:
-    x = steps.pool(steps.block("first", steps.input), steps.network.pool_maximum)
+    x = steps.pool(steps.block("first", steps.input, 16, 3), steps.network.pool_maximum)
     x = steps.attention("attention", x, 0.0)
-    x = steps.pool(steps.block("second", x), steps.network.pool_average)
-    x = steps.block("third", x)
+    x = steps.pool(steps.block("second", x, 8, 3), steps.network.pool_average)
+    x = steps.block("third", x, 1, 3)
     steps.network.flatten(x[0], x[2])
-    steps.finish(steps.tensors["hash_layer.weight"], steps.tensors["hash_layer.bias"], bits)
+    steps.finish(steps.tensor("hash_layer.weight", bits, x[1] ** 2), steps.tensor("hash_layer.bias", bits))
 
 
 def _ath_m(steps: _Steps, bits: int) -> None:
-    x = steps.convolution("stem", "stem_norm", steps.input, 2)
-    for name in ("first", "second", "third"):
-        x = steps.attention(f"{name}_attention", steps.block(name, x), 1.0)
+    x = steps.convolution("stem", steps.input, 24, 3, 2)
+    for name, n_out in (("first", 32), ("second", 64), ("third", 128)):
+        x = steps.attention(f"{name}_attention", steps.block(name, x, n_out, 1), 1.0)
     steps.network.summarise(x[0])
-    scale, shift = steps.folded("hash_norm")
-    steps.finish(steps.tensors["hash_layer.weight"] * scale[:, None], shift, bits)
+    scale, shift = steps.norm("hash_norm", bits, is_affine=False)
+    steps.finish(steps.tensor("hash_layer.weight", bits, 2 * x[2]) * scale[:, None], shift)
 
 
 _BUILDERS: dict[str, Callable[[_Steps, int], None]] = {"ath-s": _ath_s, "ath-m": _ath_m}
