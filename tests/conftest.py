@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,11 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("ATHSEARCH_DATA does not name a folder of real image sets")
     return Path(folder)
+
+
+def hear_ctrl_c() -> None:
+    """For preexec_fn: a process started from a shell's background would ignore SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def draw_image(seed: int, size: int = 40) -> NDArray[np.uint8]:

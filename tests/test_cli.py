@@ -23,7 +23,7 @@ from athsearch import cli
 from athsearch.archive.archive import Archive
 from athsearch.encoder import Encoder
 from athsearch.evaluation import evaluate
-from conftest import draw_image
+from conftest import draw_image, hear_ctrl_c
 
 Run = Callable[..., "Outcome"]
 
@@ -448,7 +448,7 @@ def interrupt_when(told: str, *arguments: object, sign: signal.Signals = signal.
     """Starts a command and presses Ctrl-C, or worse, when a line of its standard error holds `told`."""
     with subprocess.Popen(
         [sys.executable, "-m", "athsearch", *map(str, arguments)],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
     ) as process:  # fmt: skip
         assert process.stderr is not None
         lines = []

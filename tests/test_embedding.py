@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from athsearch.index import FlatIndex
+from conftest import hear_ctrl_c
 
 GUIDE = Path(__file__).parent.parent / "docs" / "embedding.md"
 
@@ -149,7 +150,9 @@ except KeyboardInterrupt:
     sys.exit(77)
 """
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.3)
