@@ -153,10 +153,13 @@ except KeyboardInterrupt:
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        begin = time.monotonic()
-        assert process.wait(timeout=60) == 77
-        assert time.monotonic() - begin < 10
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            begin = time.monotonic()
+            assert process.wait(timeout=60) == 77
+            assert time.monotonic() - begin < 10
+        finally:
+            process.kill()
