@@ -66,7 +66,7 @@ def write_report(path: Path, report: Report) -> None:
         "equally distant cases. The grey rows say what knowing nothing scores.</p>",
         "<h2>How it was learned</h2>",
         _image(report.curves.read_bytes(), "training curves") if report.curves else "",
-        _plain_table({**report.facts, **{name: f"{value:.1f} s" for name, value in report.timings.items()}}),
+        _plain_table({**report.facts, **{name: _duration(seconds) for name, seconds in report.timings.items()}}),
         f"<h2>With your own images</h2><pre>{escape(chr(10).join(report.commands))}</pre>",
     ]
     with replacing(path) as temporary:
@@ -94,6 +94,10 @@ def _row(name: str, scores: Scores, n_queries: int | None, kind: str) -> str:
 def _plain_table(values: Mapping[str, str]) -> str:
     rows = "".join(f"<tr><td>{escape(name)}<td>{escape(value)}</tr>" for name, value in values.items())
     return f"<table>{rows}</table>"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
 
 
 def _png(image: Image.Image) -> bytes:
