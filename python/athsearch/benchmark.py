@@ -15,7 +15,7 @@ from .index import FlatIndex
 from .types import AnyArray, Words
 
 Search = Callable[[], Any]
-MAX_NUMPY_COMPARISONS = 20_000_000  # more would take NumPy seconds a turn
+MAX_SLOW_COMPARISONS = 20_000_000  # more would take NumPy and USearch seconds a turn
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def _rivals(
 ) -> Iterator[tuple[str, Search, AnyArray]]:
     """Name, search and distances [q, k] of each rival that can be had."""
     k, threads = min(case.k, case.n_codes), case.threads
+    is_long = case.n_codes * case.n_queries * database.n_words > MAX_SLOW_COMPARISONS
     if "faiss" in names and case.bits % 8 == 0:
         try:
             import faiss
@@ -122,7 +123,7 @@ def _rivals(
                 return found
 
             yield "faiss", by_faiss, by_faiss()
-    if "usearch" in names and case.bits % 8 == 0 and case.k <= 100:
+    if "usearch" in names and case.bits % 8 == 0 and case.k <= 100 and not is_long:
         try:
             from usearch.index import MetricKind, ScalarKind, search
         except ModuleNotFoundError:
@@ -136,7 +137,7 @@ def _rivals(
                 return distances
 
             yield "usearch", by_usearch, by_usearch()
-    if "numpy" in names and case.n_codes * case.n_queries * database.n_words <= MAX_NUMPY_COMPARISONS:
+    if "numpy" in names and not is_long:
 
         def by_numpy() -> AnyArray:
             found = [
