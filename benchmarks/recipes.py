@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import cpu_name
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
 SETS = {  # name -> path below DATA, options that say how to read it, size of the network's input by recipe
@@ -81,12 +81,6 @@ def athsearch(*words: str) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-m", "athsearch", *words, "--json"], stdout=subprocess.PIPE, check=True)
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux has it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

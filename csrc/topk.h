@@ -1,7 +1,7 @@
 // Keeps the k smallest of the hits it is offered, rows ascending, in a few operations a hit whatever k is.
 //
 // Distances are small integers, so a count of each tells where the k-th lies without a heap: hits are appended in the
-// order they come and those that have lost are thrown out when there are twice as many as needed.
+// order they come and those that have lost are thrown out now and then.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,7 @@
 
 namespace athsearch {
 
-// Orders hits whose rows ascend by (distance, row): a counting sort. n_of[d] is at least the number of hits at distance
-// d, and n_of has a place for every distance there is.
+// Orders hits whose rows ascend by (distance, row): a counting sort. Distances are below n_distances.
 inline std::vector<Hit> sorted_by_distance(const std::vector<Hit>& hits, size_t n_distances) {
   std::vector<size_t> next(n_distances + 1);
   for (const Hit hit : hits) ++next[hit_distance(hit) + 1];
