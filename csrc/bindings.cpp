@@ -31,10 +31,11 @@ const uint64_t* checked_words(const WordArray& array, const char* what, size_t n
 // Segments that were checked once, and are kept alive.
 class Segments {
  public:
-  Segments(std::vector<WordArray> arrays, size_t n_words) : arrays_(std::move(arrays)), database_{{}, n_words} {
-    if (n_words < 1) throw py::value_error("n_words must be at least 1");
+  Segments(std::vector<WordArray> arrays, size_t bits) : arrays_(std::move(arrays)), database_{{}, bits} {
+    if (bits < 1) throw py::value_error("bits must be at least 1");
     for (const WordArray& array : arrays_)
-      database_.segments.push_back({checked_words(array, "a segment", n_words), static_cast<uint64_t>(array.shape(0))});
+      database_.segments.push_back(
+          {checked_words(array, "a segment", database_.n_words()), static_cast<uint64_t>(array.shape(0))});
   }
 
   const Database& database() const { return database_; }
@@ -57,7 +58,7 @@ struct Arguments {
 
   Arguments(const Database& database, const WordArray& query_words, const py::object& mask, unsigned threads,
             const std::string& kernel)
-      : queries{checked_words(query_words, "queries", database.n_words), static_cast<size_t>(query_words.shape(0))},
+      : queries{checked_words(query_words, "queries", database.n_words()), static_cast<size_t>(query_words.shape(0))},
         options{&athsearch::select_kernel(kernel), nullptr, threads, is_interrupted} {
     if (mask.is_none()) return;
     mask_words = py::cast<WordArray>(mask);
@@ -140,7 +141,7 @@ PYBIND11_MODULE(_scan, module) {
       "selected_kernel", [](const std::string& name) { return athsearch::select_kernel(name).name; },
       py::arg("name") = "", "The kernel a search uses: the named one, else ATHSEARCH_KERNEL's, else the fastest.");
   py::class_<Segments>(module, "Segments", "Arrays of codes, uint64 [n, n_words], that count as one.")
-      .def(py::init<std::vector<WordArray>, size_t>(), py::arg("arrays").noconvert(), py::arg("n_words"));
+      .def(py::init<std::vector<WordArray>, size_t>(), py::arg("arrays").noconvert(), py::arg("bits"));
   module.def("top_k", &top_k, py::arg("segments"), py::arg("queries").noconvert(), py::arg("k"), py::arg("mask"),
              py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
              "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");

@@ -7,6 +7,7 @@ uint32_t cpu_features() {
   uint32_t features = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (__builtin_cpu_supports("popcnt")) features |= kPopcnt;
   if (__builtin_cpu_supports("avx2")) features |= kAvx2;
   if (__builtin_cpu_supports("fma")) features |= kFma;
   if (__builtin_cpu_supports("avx512f")) features |= kAvx512F;

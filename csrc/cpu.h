@@ -11,6 +11,7 @@ enum Feature : uint32_t {
   kAvx512F = 1u << 2,
   kAvx512Vl = 1u << 3,
   kAvx512Vpopcntdq = 1u << 4,
+  kPopcnt = 1u << 5,
 };
 
 // The features that both the CPU and the operating system support.

@@ -18,7 +18,7 @@ namespace athsearch {
 namespace {
 
 constexpr uint64_t kBlockBytes = 24 * 1024;     // of a 32 KiB L1 cache, leaving room for queries and hits
-constexpr uint64_t kSmallestBlock = 64;         // rows; as many as a word of the mask
+constexpr uint64_t kQueriesToPrepare = 8;       // that a kernel's own layout must serve to be worth making
 constexpr uint64_t kWordsPerThread = 1u << 17;  // a thread takes some microseconds to wake: so many words' comparing
 constexpr uint64_t kWordsPerFetch = 1u << 15;   // compared before a thread fetches its next blocks
 constexpr uint64_t kWordsPerLook = 1u << 23;    // compared before the clock is asked whether to ask for interruptions
@@ -34,8 +34,10 @@ struct RowRange {
 // A database's blocks by number; none crosses from one segment into the next.
 class Blocks {
  public:
-  explicit Blocks(const Database& database)
-      : database_(database), block_rows_(std::max(kSmallestBlock, kBlockBytes / (8 * database.n_words))) {
+  Blocks(const Database& database, const Preparation* preparation) : database_(database) {
+    const size_t row_bytes =
+        preparation == nullptr ? 8 * database.n_words() : preparation->bytes_per_byte * database.n_bytes();
+    block_rows_ = std::max<uint64_t>(1, kBlockBytes / (row_bytes * kPartRows)) * kPartRows;
     uint64_t first_row = 0;
     for (const Segment& segment : database.segments) {
       first_block_.push_back(n_blocks_);
@@ -46,7 +48,7 @@ class Blocks {
   }
 
   uint64_t n_blocks() const { return n_blocks_; }
-  uint64_t block_words() const { return block_rows_ * database_.n_words; }
+  uint64_t block_words() const { return block_rows_ * database_.n_words(); }
 
   RowRange operator[](uint64_t block) const {
     // The last segment that begins at or before this block; empty ones begin where the next one does.
@@ -54,7 +56,7 @@ class Blocks {
     const auto number = static_cast<size_t>(after - first_block_.begin()) - 1;
     const Segment& segment = database_.segments[number];
     const uint64_t begin = (block - first_block_[number]) * block_rows_;
-    return {segment.words + begin * database_.n_words, std::min(block_rows_, segment.n_rows - begin),
+    return {segment.words + begin * database_.n_words(), std::min(block_rows_, segment.n_rows - begin),
             first_row_[number] + begin};
   }
 
@@ -79,40 +81,72 @@ bool is_any_allowed(const uint64_t* mask, uint64_t begin, uint64_t end) {
   return false;
 }
 
-// One thread's buffers: a block laid out word by word, and a kernel's hits in it.
+struct alignas(64) CacheLine {
+  uint8_t bytes[64];
+};
+
+// One thread's buffers: a block in the layout that its kernel scans, and the kernel's hits in it.
 class Workspace {
  public:
-  Workspace(size_t n_words, const Options& options) : n_words_(n_words), options_(options) {}
+  // preparation: null for the layout word by word.
+  Workspace(const Database& database, const Options& options, const Preparation* preparation)
+      : n_words_(database.n_words()), n_bytes_(database.n_bytes()), options_(options), preparation_(preparation) {}
 
   void load(const RowRange& range) {
+    range_ = range;
     hits_.resize(range.n_rows + kHitSlack);
-    block_ = {range.words, range.n_rows, n_words_, range.n_rows, range.first_row};
-    if (n_words_ == 1) return;
-    words_.resize(range.n_rows * n_words_);
-    for (size_t row = 0; row < range.n_rows; ++row)
-      for (size_t word = 0; word < n_words_; ++word)
-        words_[word * range.n_rows + row] = range.words[row * n_words_ + word];
-    block_.words = words_.data();
+    if (preparation_ != nullptr) {
+      const uint64_t n_parts = (range.n_rows + kPartRows - 1) / kPartRows;
+      prepared_.resize(n_parts * kPartRows * preparation_->bytes_per_byte * n_bytes_ / sizeof(CacheLine));
+      preparation_->prepare(range.words, range.n_rows, n_words_, n_bytes_, prepared_.data()->bytes);
+    } else if (is_copied()) {
+      words_.resize(range.n_rows * n_words_);
+      for (size_t row = 0; row < range.n_rows; ++row)
+        for (size_t word = 0; word < n_words_; ++word)
+          words_[word * range.n_rows + row] = range.words[row * n_words_ + word];
+    }
   }
 
-  uint64_t n_rows() const { return block_.n_rows; }
+  uint64_t n_rows() const { return range_.n_rows; }
 
-  // Calls take(hit) for each allowed hit of the block among rows begin to end - 1, rows ascending.
+  // Calls take(hit) for each allowed hit of the block among rows begin to end - 1, rows ascending; begin is a multiple
+  // of kPartRows.
   template <class Take>
   void scan(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end, Take take) {
-    const Block part = {block_.words + begin, block_.stride, n_words_, end - begin, block_.first_row + begin};
-    const size_t n_hits = options_.kernel->within(query, part, radius, hits_.data());
+    const size_t n_hits = scan_all(query, radius, begin, end);
     for (size_t i = 0; i < n_hits; ++i)
       if (is_allowed(options_.mask, hit_row(hits_[i]))) take(hits_[i]);
   }
 
  private:
-  size_t n_words_;
+  size_t scan_all(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end) {
+    const uint64_t n_rows = end - begin, first_row = range_.first_row + begin;
+    if (preparation_ != nullptr) {
+      const uint8_t* bytes = prepared_.data()->bytes + begin * preparation_->bytes_per_byte * n_bytes_;
+      return preparation_->within(query, {bytes, n_bytes_, n_rows, first_row}, radius, hits_.data());
+    }
+    const uint64_t* words = is_copied() ? words_.data() : range_.words;
+    const bool is_in_columns = options_.kernel->layout == Layout::kColumns;
+    const Block part = {words + begin * (is_in_columns ? 1 : n_words_), is_in_columns ? range_.n_rows : n_words_,
+                        n_words_, n_rows, first_row};
+    return options_.kernel->within(query, part, radius, hits_.data());
+  }
+
+  bool is_copied() const { return n_words_ > 1 && options_.kernel->layout == Layout::kColumns; }
+
+  size_t n_words_, n_bytes_;
   const Options& options_;
-  Block block_{};
+  const Preparation* preparation_;
+  RowRange range_{};
   std::vector<uint64_t> words_;
+  std::vector<CacheLine> prepared_;
   std::vector<Hit> hits_;
 };
+
+// How the kernel wants rows laid out that so many queries share; null: word by word.
+const Preparation* preparation_for(size_t n_queries, const Options& options) {
+  return n_queries < kQueriesToPrepare ? nullptr : options.kernel->preparation;
+}
 
 unsigned useful_threads(const Blocks& blocks, size_t n_queries, unsigned threads) {
   const uint64_t work = blocks.n_blocks() * blocks.block_words() * n_queries;
@@ -123,15 +157,15 @@ unsigned useful_threads(const Blocks& blocks, size_t n_queries, unsigned threads
 // Shows every block that holds an allowed row to `visit(thread, workspace)`, blocks ascending within a thread. Throws
 // Interrupted.
 template <class Visit>
-void for_each_block(const Database& database, const Blocks& blocks, size_t n_queries, unsigned n_threads,
-                    const Options& options, Visit visit) {
+void for_each_block(const Database& database, const Blocks& blocks, const Preparation* preparation, size_t n_queries,
+                    unsigned n_threads, const Options& options, Visit visit) {
   const uint64_t words_a_block = std::max<uint64_t>(1, blocks.block_words() * n_queries);
   const uint64_t n_fetched = std::max<uint64_t>(1, kWordsPerFetch / words_a_block);
   std::atomic<uint64_t> next{0};
   std::atomic<bool> is_stopped{false};
   run_parallel(n_threads, [&](unsigned thread) {
     using Clock = std::chrono::steady_clock;
-    Workspace workspace(database.n_words, options);
+    Workspace workspace(database, options, preparation);
     Clock::time_point last_look = Clock::now();
     uint64_t n_compared = 0;
     for (;;) {
@@ -179,32 +213,34 @@ uint64_t Database::n_rows() const {
 
 Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options,
             std::vector<int64_t>* n_ties) {
-  const Blocks blocks(database);
-  const uint64_t largest_distance = 64 * database.n_words;
+  const uint64_t largest_distance = 64 * database.n_words();
   const uint64_t n_kept = 4 * std::min(k, database.n_rows()) + 128 + largest_distance;  // see TopK: a vector may double
   const size_t group_size = std::max<uint64_t>(1, kHitsPerGroup / n_kept);
+  const Preparation* preparation = preparation_for(std::min(group_size, queries.n_queries), options);
+  const Blocks blocks(database, preparation);
   const uint64_t beyond = n_ties == nullptr ? 0 : 1;  // ties with the k-th lie one past the distance that still enters
   Found found;
   found.offsets.push_back(0);
   for (size_t first = 0; first < queries.n_queries; first += group_size) {
     const size_t n_group = std::min(group_size, queries.n_queries - first);
-    const uint64_t* group = queries.words + first * database.n_words;
+    const uint64_t* group = queries.words + first * database.n_words();
     const unsigned n_threads = useful_threads(blocks, n_group, options.threads);
     std::vector<std::vector<TopK>> best(n_threads, std::vector<TopK>(n_group, TopK(k, largest_distance)));
-    for_each_block(database, blocks, n_group, n_threads, options, [&](unsigned thread, Workspace& workspace) {
-      for (size_t q = 0; q < n_group; ++q) {
-        TopK& top = best[thread][q];
-        // While there are no k hits everything is one, so the first steps are small.
-        uint64_t begin = 0, step = top.is_full() ? workspace.n_rows() : kSmallestBlock;
-        while (begin < workspace.n_rows() && (top.is_open() || beyond)) {
-          const uint64_t end = std::min(begin + step, workspace.n_rows());
-          const uint64_t radius = top.is_open() ? top.radius() + beyond : 0;
-          workspace.scan(group + q * database.n_words, radius, begin, end, [&](Hit hit) { top.offer(hit); });
-          begin = end;
-          step *= 2;
-        }
-      }
-    });
+    for_each_block(
+        database, blocks, preparation, n_group, n_threads, options, [&](unsigned thread, Workspace& workspace) {
+          for (size_t q = 0; q < n_group; ++q) {
+            TopK& top = best[thread][q];
+            // While there are no k hits everything is one, so the first steps are small.
+            uint64_t begin = 0, step = top.is_full() ? workspace.n_rows() : kPartRows;
+            while (begin < workspace.n_rows() && (top.is_open() || beyond)) {
+              const uint64_t end = std::min(begin + step, workspace.n_rows());
+              const uint64_t radius = top.is_open() ? top.radius() + beyond : 0;
+              workspace.scan(group + q * database.n_words(), radius, begin, end, [&](Hit hit) { top.offer(hit); });
+              begin = end;
+              step *= 2;
+            }
+          }
+        });
     for (size_t q = 0; q < n_group; ++q) {
       std::vector<std::vector<Hit>> lists;
       for (std::vector<TopK>& per_query : best) lists.push_back(per_query[q].take());
@@ -223,20 +259,22 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
 
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options) {
   if (queries.n_queries == 0) return {{0}, {}};
-  const Blocks blocks(database);
+  const Preparation* preparation = preparation_for(queries.n_queries, options);
+  const Blocks blocks(database, preparation);
   const unsigned n_threads = useful_threads(blocks, queries.n_queries, options.threads);
   std::vector<std::vector<std::vector<Hit>>> lists(n_threads, std::vector<std::vector<Hit>>(queries.n_queries));
-  for_each_block(database, blocks, queries.n_queries, n_threads, options, [&](unsigned thread, Workspace& workspace) {
-    for (size_t q = 0; q < queries.n_queries; ++q)
-      workspace.scan(queries.words + q * database.n_words, radius, 0, workspace.n_rows(),
-                     [&](Hit hit) { lists[thread][q].push_back(hit); });
-  });
+  for_each_block(database, blocks, preparation, queries.n_queries, n_threads, options,
+                 [&](unsigned thread, Workspace& workspace) {
+                   for (size_t q = 0; q < queries.n_queries; ++q)
+                     workspace.scan(queries.words + q * database.n_words(), radius, 0, workspace.n_rows(),
+                                    [&](Hit hit) { lists[thread][q].push_back(hit); });
+                 });
   Found found;
   found.offsets.push_back(0);
   for (size_t q = 0; q < queries.n_queries; ++q) {
     std::vector<std::vector<Hit>> sorted;
     for (std::vector<std::vector<Hit>>& per_query : lists) {
-      sorted.push_back(sorted_by_distance(per_query[q], 64 * database.n_words + 1));
+      sorted.push_back(sorted_by_distance(per_query[q], 64 * database.n_words() + 1));
       std::vector<Hit>().swap(per_query[q]);
     }
     append_merged(std::move(sorted), ~uint64_t{0}, found);

@@ -18,7 +18,9 @@ struct Segment {
 // What is searched: segments in row order, as if they were one array.
 struct Database {
   std::vector<Segment> segments;
-  size_t n_words;
+  size_t n_bits;  // of a code, from 1; what its last word holds beyond them is zero
+  size_t n_words() const { return (n_bits + 63) / 64; }
+  size_t n_bytes() const { return (n_bits + 7) / 8; }
   uint64_t n_rows() const;
 };
 

@@ -1,10 +1,15 @@
-// Rows within a radius for CPUs with AVX2 (Haswell, Zen and later): four rows a register.
+// Rows within a radius for CPUs with AVX2 (Haswell, Zen and later).
 //
-// A byte's bits are counted by looking up its two halves (Mula, Kurz, Lemire 2018, arXiv 1611.07612). Per four rows and
-// word: VPXOR (with the load), 2 VPAND, VPSRLW, 2 VPSHUFB, VPADDB, and VPADDB from the second word on; per four rows
-// and 31 words (more would overflow a byte) VPSADBW, VPADDQ; per sixteen rows 3 VPMINUD, VPCMPGTD, VPTEST and a branch
-// that is rarely taken once the radius is tight. Limit: ten operations for four rows of one word, on two to four vector
-// ports. The tail is a masked load: bytes past the array are never touched.
+// For few queries: POPCNT, row by row, which is enough for what memory delivers. Per word a load, XOR and POPCNT, and
+// an ADD where there are several; per row CMP and a branch that is rarely taken once the radius is tight.
+//
+// For many queries: nibble planes. A query's four bits are a table of sixteen distances, and VPSHUFB looks up 32 rows'
+// four bits in it; the lookups of Mula, Kurz, Lemire 2018 (arXiv 1611.07612), which look up bit counts. Per 32 rows and
+// four bits: VPSHUFB (with the load) and VPADDB, and a quarter of VBROADCASTI128; per 128 rows 4 VPMINUB, VPCMPEQB,
+// VPTEST and a branch. Limit: a VPSHUFB for eight rows and a word's four bits, so two 64-bit rows a VPSHUFB.
+//
+// Measured on one thread of an AMD EPYC 7001 (Zen, 128-bit units), `benchmarks/bench_scan.py`: see
+// results/scan-avx2.json.
 #include <immintrin.h>
 
 #include "../scan.h"
@@ -13,88 +18,207 @@ namespace athsearch {
 
 namespace {
 
-inline __m256i bits_of_bytes(__m256i value) {
-  const __m256i half = _mm256_set1_epi8(0x0f);
-  const __m256i bits_of_half = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
-                                                0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-  const __m256i low = _mm256_shuffle_epi8(bits_of_half, _mm256_and_si256(value, half));
-  const __m256i high = _mm256_shuffle_epi8(bits_of_half, _mm256_and_si256(_mm256_srli_epi16(value, 4), half));
-  return _mm256_add_epi8(low, high);
-}
+inline uint64_t n_differing(uint64_t a, uint64_t b) { return static_cast<uint64_t>(__builtin_popcountll(a ^ b)); }
 
-struct LoadAll {
-  __m256i operator()(const uint64_t* words) const {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  }
-};
-
-struct LoadPresent {
-  __m256i present_u64x4;
-  __m256i operator()(const uint64_t* words) const {
-    return _mm256_maskload_epi64(reinterpret_cast<const long long*>(words), present_u64x4);
-  }
-};
-
-template <class Load>
-inline __m256i distances_u64x4(const uint64_t* query, const Block& block, size_t row, Load load) {
-  constexpr size_t kWordsOfBytes = 31;
-  const __m256i zero = _mm256_setzero_si256();
-  __m256i distance_u64x4 = zero;
-  for (size_t word = 0; word < block.n_words;) {
-    const size_t end = block.n_words - word < kWordsOfBytes ? block.n_words : word + kWordsOfBytes;
-    __m256i bits_u8x32 = zero;
-    for (; word < end; ++word) {
-      const __m256i query_u64x4 = _mm256_set1_epi64x(static_cast<long long>(query[word]));
-      const __m256i differing = _mm256_xor_si256(load(block.words + word * block.stride + row), query_u64x4);
-      bits_u8x32 = _mm256_add_epi8(bits_u8x32, bits_of_bytes(differing));
+// Rows of kWords words, or of any number where that is 0.
+template <size_t kWords>
+size_t within_rows(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
+  constexpr size_t kRows = 8;
+  constexpr size_t kWordsAhead = 512;  // are fetched from memory; the processor's own prefetching stops at pages
+  const size_t n_words = kWords == 0 ? block.n_words : kWords, stride = kWords == 0 ? block.stride : kWords;
+  size_t row = 0, n_hits = 0;
+  for (; row + kRows <= block.n_rows; row += kRows) {
+    const uint64_t* rows = block.words + row * stride;
+    uint64_t distances[kRows] = {};
+    for (size_t word = 0; word < n_words; ++word) {
+      __builtin_prefetch(rows + kWordsAhead + word * kRows);
+      for (size_t i = 0; i < kRows; ++i) distances[i] += n_differing(query[word], rows[i * stride + word]);
     }
-    distance_u64x4 = _mm256_add_epi64(distance_u64x4, _mm256_sad_epu8(bits_u8x32, zero));
+    bool is_any_near = false;
+    for (size_t i = 0; i < kRows; ++i) is_any_near = is_any_near || distances[i] <= radius;
+    if (!is_any_near) continue;
+    for (size_t i = 0; i < kRows; ++i) {
+      hits[n_hits] = make_hit(distances[i], block.first_row + row + i);
+      n_hits += distances[i] <= radius;
+    }
   }
-  return distance_u64x4;
-}
-
-// Writes those of four rows that are near; `near` has all bits set where they are.
-inline size_t write_hits(__m256i distance_u64x4, __m256i near_u64x4, uint64_t row, Hit* hits) {
-  alignas(32) uint64_t distance[4], near[4];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(distance), distance_u64x4);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(near), near_u64x4);
-  size_t n_hits = 0;
-  for (size_t i = 0; i < 4; ++i) {
-    hits[n_hits] = make_hit(distance[i], row + i);
-    n_hits += near[i] & 1;
+  for (; row < block.n_rows; ++row) {
+    uint64_t distance = 0;
+    for (size_t word = 0; word < n_words; ++word)
+      distance += n_differing(query[word], block.words[row * stride + word]);
+    hits[n_hits] = make_hit(distance, block.first_row + row);
+    n_hits += distance <= radius;
   }
   return n_hits;
 }
 
 size_t within(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
-  // A distance fits the low half of its lane; the high halves are zero on both sides and so never compare as greater.
-  const __m256i beyond_u64x4 = _mm256_set1_epi64x(static_cast<long long>(radius + 1));
-  size_t row = 0, n_hits = 0;
-  for (; row + 16 <= block.n_rows; row += 16) {
-    __m256i distance_u64x4[4];
-    for (size_t i = 0; i < 4; ++i) distance_u64x4[i] = distances_u64x4(query, block, row + 4 * i, LoadAll());
-    const __m256i nearest = _mm256_min_epu32(_mm256_min_epu32(distance_u64x4[0], distance_u64x4[1]),
-                                             _mm256_min_epu32(distance_u64x4[2], distance_u64x4[3]));
-    const __m256i is_near = _mm256_cmpgt_epi32(beyond_u64x4, nearest);
-    if (_mm256_testz_si256(is_near, is_near)) continue;
-    for (size_t i = 0; i < 4; ++i) {
-      const __m256i near_u64x4 = _mm256_cmpgt_epi32(beyond_u64x4, distance_u64x4[i]);
-      n_hits += write_hits(distance_u64x4[i], near_u64x4, block.first_row + row + 4 * i, hits + n_hits);
+  switch (block.n_words) {
+    case 1:
+      return within_rows<1>(query, block, radius, hits);
+    case 2:
+      return within_rows<2>(query, block, radius, hits);
+    case 4:
+      return within_rows<4>(query, block, radius, hits);
+    default:
+      return within_rows<0>(query, block, radius, hits);
+  }
+}
+
+// Nibble planes: 128 rows after 128 rows, and of those plane after plane. Plane p holds bits 4 p to 4 p + 3 of each
+// row, a byte a row.
+constexpr size_t kRegisters = kPartRows / 32;
+
+inline __m256i load(const uint8_t* bytes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)); }
+inline void store(uint8_t* bytes, __m256i value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value); }
+
+// Writes the first n_bytes of a word of 32 rows, `stride` words apart, to two planes each: each half of the registers
+// transposes sixteen rows of eight bytes.
+inline void write_planes(const uint64_t* words, size_t stride, size_t n_bytes, uint8_t* planes) {
+  const __m256i zip_u8x32 = _mm256_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15,  //
+                                             0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+  const auto word = [&](size_t row) { return static_cast<long long>(words[row * stride]); };
+  __m256i twos[8], fours[8], eights[8];  // rows whose bytes lie side by side
+  for (size_t i = 0; i < 8; ++i) {
+    const __m256i rows = _mm256_setr_epi64x(word(2 * i), word(2 * i + 1), word(2 * i + 16), word(2 * i + 17));
+    twos[i] = _mm256_shuffle_epi8(rows, zip_u8x32);
+  }
+  for (size_t i = 0; i < 8; i += 2) {
+    fours[i] = _mm256_unpacklo_epi16(twos[i], twos[i + 1]);
+    fours[i + 1] = _mm256_unpackhi_epi16(twos[i], twos[i + 1]);
+  }
+  for (size_t i = 0; i < 8; i += 4)
+    for (size_t half = 0; half < 2; ++half) {
+      eights[i + 2 * half] = _mm256_unpacklo_epi32(fours[i + half], fours[i + 2 + half]);
+      eights[i + 2 * half + 1] = _mm256_unpackhi_epi32(fours[i + half], fours[i + 2 + half]);
+    }
+  const __m256i nibble = _mm256_set1_epi8(0x0f);
+  for (size_t byte = 0; byte < n_bytes; ++byte, planes += 2 * kPartRows) {
+    const __m256i first = eights[byte / 2], second = eights[4 + byte / 2];
+    const __m256i bytes = byte % 2 ? _mm256_unpackhi_epi64(first, second) : _mm256_unpacklo_epi64(first, second);
+    store(planes, _mm256_and_si256(bytes, nibble));
+    store(planes + kPartRows, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+  }
+}
+
+void prepare(const uint64_t* words, size_t n_rows, size_t n_words, size_t n_bytes, uint8_t* bytes) {
+  for (size_t row = 0; row < n_rows; row += 32) {
+    uint8_t* planes = bytes + row / kPartRows * kPartRows * 2 * n_bytes + row % kPartRows;
+    for (size_t word = 0; word < n_words; ++word) {
+      const size_t n_here = n_bytes - 8 * word < 8 ? n_bytes - 8 * word : 8;
+      const uint64_t* column = words + row * n_words + word;
+      if (row + 32 <= n_rows) {
+        write_planes(column, n_words, n_here, planes + 16 * word * kPartRows);
+      } else {
+        uint64_t last[32] = {};
+        for (size_t i = 0; i < n_rows - row; ++i) last[i] = column[i * n_words];
+        write_planes(last, 1, n_here, planes + 16 * word * kPartRows);
+      }
     }
   }
-  for (; row < block.n_rows; row += 4) {
-    const __m256i n_left_u64x4 = _mm256_set1_epi64x(static_cast<long long>(block.n_rows - row));
-    const __m256i present_u64x4 = _mm256_cmpgt_epi64(n_left_u64x4, _mm256_setr_epi64x(0, 1, 2, 3));
-    const __m256i distance_u64x4 = distances_u64x4(query, block, row, LoadPresent{present_u64x4});
-    const __m256i near_u64x4 = _mm256_and_si256(_mm256_cmpgt_epi32(beyond_u64x4, distance_u64x4), present_u64x4);
-    n_hits += write_hits(distance_u64x4, near_u64x4, block.first_row + row, hits + n_hits);
+}
+
+struct NibbleDistances {
+  alignas(16) uint8_t u8x16[16][16];  // row q: the distances of 0 to 15 from q
+  constexpr NibbleDistances() : u8x16() {
+    for (unsigned q = 0; q < 16; ++q)
+      for (unsigned value = 0; value < 16; ++value)
+        for (unsigned bit = 0; bit < 4; ++bit) u8x16[q][value] += static_cast<uint8_t>((q ^ value) >> bit & 1);
+  }
+};
+constexpr NibbleDistances kNibbleDistances;
+
+inline __m256i distance_table(unsigned nibble) {
+  const uint8_t* table = kNibbleDistances.u8x16[nibble];
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+}
+
+constexpr size_t kBytesAtOnce = 31;  // of a code: their distance surely fits a byte
+
+// Distances of 128 rows in bytes begin to end - 1 of the codes, at most kBytesAtOnce.
+inline void distances_u8x32(const uint64_t* query, const uint8_t* planes, size_t begin, size_t end,
+                            __m256i sum[kRegisters]) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(query);
+  for (size_t i = 0; i < kRegisters; ++i) sum[i] = _mm256_setzero_si256();
+  for (size_t byte = begin; byte < end; ++byte) {
+    const uint8_t* low = planes + 2 * byte * kPartRows;
+    const __m256i low_table = distance_table(bytes[byte] & 15), high_table = distance_table(bytes[byte] >> 4);
+    for (size_t i = 0; i < kRegisters; ++i) {
+      const __m256i low_bits = _mm256_shuffle_epi8(low_table, load(low + 32 * i));
+      const __m256i high_bits = _mm256_shuffle_epi8(high_table, load(low + kPartRows + 32 * i));
+      sum[i] = _mm256_add_epi8(sum[i], _mm256_add_epi8(low_bits, high_bits));
+    }
+  }
+}
+
+// Distances of 128 rows in sixteen bits: those of even rows and those of odd ones.
+struct Distances {
+  __m256i even_u16x16[kRegisters], odd_u16x16[kRegisters];
+
+  void add(const __m256i bits_u8x32[kRegisters]) {
+    for (size_t i = 0; i < kRegisters; ++i) {
+      const __m256i even = _mm256_and_si256(bits_u8x32[i], _mm256_set1_epi16(0x00ff));
+      even_u16x16[i] = _mm256_add_epi16(even_u16x16[i], even);
+      odd_u16x16[i] = _mm256_add_epi16(odd_u16x16[i], _mm256_srli_epi16(bits_u8x32[i], 8));
+    }
+  }
+};
+
+// Writes those of the first n_rows of 128 rows that are within the radius.
+inline size_t write_hits(const Distances& distances, size_t n_rows, __m256i radius_u16x16, uint64_t first_row,
+                         Hit* hits) {
+  const auto is_near = [&](__m256i distance) {
+    return _mm256_cmpeq_epi16(_mm256_min_epu16(distance, radius_u16x16), distance);
+  };
+  size_t n_hits = 0;
+  for (size_t i = 0; i < kRegisters && 32 * i < n_rows; ++i) {
+    const __m256i even = distances.even_u16x16[i], odd = distances.odd_u16x16[i];
+    const __m256i near = _mm256_blendv_epi8(is_near(odd), is_near(even), _mm256_set1_epi16(0x00ff));
+    auto mask = static_cast<uint32_t>(_mm256_movemask_epi8(near));
+    if (n_rows - 32 * i < 32) mask &= (1u << (n_rows - 32 * i)) - 1;
+    if (mask == 0) continue;
+    alignas(32) uint16_t values[2][16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(values[0]), even);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(values[1]), odd);
+    for (; mask != 0; mask &= mask - 1) {
+      const auto row = static_cast<unsigned>(__builtin_ctz(mask));
+      hits[n_hits++] = make_hit(values[row % 2][row / 2], first_row + 32 * i + row);
+    }
   }
   return n_hits;
 }
 
+size_t within_prepared(const uint64_t* query, const Prepared& rows, uint64_t radius, Hit* hits) {
+  const __m256i radius_u8x32 = _mm256_set1_epi8(static_cast<char>(radius < 0xff ? radius : 0xff));
+  const __m256i radius_u16x16 = _mm256_set1_epi16(static_cast<short>(radius < 0xffff ? radius : 0xffff));
+  const size_t n_first = rows.n_bytes < kBytesAtOnce ? rows.n_bytes : kBytesAtOnce;
+  size_t n_hits = 0;
+  for (size_t row = 0; row < rows.n_rows; row += kPartRows) {
+    const uint8_t* planes = rows.bytes + row * 2 * rows.n_bytes;
+    __m256i sum[kRegisters];
+    distances_u8x32(query, planes, 0, n_first, sum);
+    if (rows.n_bytes <= kBytesAtOnce) {
+      const __m256i nearest = _mm256_min_epu8(_mm256_min_epu8(sum[0], sum[1]), _mm256_min_epu8(sum[2], sum[3]));
+      const __m256i is_near = _mm256_cmpeq_epi8(_mm256_min_epu8(nearest, radius_u8x32), nearest);
+      if (_mm256_testz_si256(is_near, is_near)) continue;
+    }
+    Distances distances{};
+    distances.add(sum);
+    for (size_t byte = kBytesAtOnce; byte < rows.n_bytes; byte += kBytesAtOnce) {
+      const size_t end = rows.n_bytes - byte < kBytesAtOnce ? rows.n_bytes : byte + kBytesAtOnce;
+      distances_u8x32(query, planes, byte, end, sum);
+      distances.add(sum);
+    }
+    n_hits += write_hits(distances, rows.n_rows - row, radius_u16x16, rows.first_row + row, hits + n_hits);
+  }
+  return n_hits;
+}
+
+constexpr Preparation kNibblePlanes = {2, prepare, within_prepared};
+
 }  // namespace
 
 extern const Kernel kernel_avx2;
-const Kernel kernel_avx2 = {"avx2", kAvx2, within};
+const Kernel kernel_avx2 = {"avx2", kAvx2 | kPopcnt, within, Layout::kRows, &kNibblePlanes};
 
 }  // namespace athsearch

@@ -67,6 +67,6 @@ size_t within(const uint64_t* query, const Block& block, uint64_t radius, Hit* h
 }  // namespace
 
 extern const Kernel kernel_neon;
-const Kernel kernel_neon = {"neon", 0, within};
+const Kernel kernel_neon = {"neon", 0, within, Layout::kColumns, nullptr};
 
 }  // namespace athsearch

@@ -11,7 +11,7 @@ static size_t within(const uint64_t* query, const Block& block, uint64_t radius,
   for (size_t row = 0; row < block.n_rows; ++row) {
     uint64_t distance = 0;
     for (size_t word = 0; word < block.n_words; ++word)
-      distance += static_cast<uint64_t>(__builtin_popcountll(query[word] ^ block.words[word * block.stride + row]));
+      distance += static_cast<uint64_t>(__builtin_popcountll(query[word] ^ block.words[row * block.stride + word]));
     hits[n_hits] = make_hit(distance, block.first_row + row);
     n_hits += distance <= radius;
   }
@@ -19,6 +19,6 @@ static size_t within(const uint64_t* query, const Block& block, uint64_t radius,
 }
 
 extern const Kernel kernel_scalar;
-const Kernel kernel_scalar = {"scalar", 0, within};
+const Kernel kernel_scalar = {"scalar", 0, within, Layout::kRows, nullptr};
 
 }  // namespace athsearch

@@ -12,7 +12,7 @@ import numpy as np
 
 from .codes import Codes, n_words_for
 from .index import FlatIndex
-from .types import AnyArray, Words
+from .types import AnyArray, Mask, Words
 
 Search = Callable[[], Any]
 MAX_SLOW_COMPARISONS = 20_000_000  # more would take NumPy and USearch seconds a turn
@@ -23,7 +23,7 @@ class Case:
     """One search to time: n_queries at once over n_codes, k neighbours each, on at most so many threads.
 
     kind: "uniform" (random bits) or "clustered" (a thousand centres, a twentieth of the bits flipped; many ties).
-    allowed_share: of the rows that a mask allows, or None without a mask.
+    allowed_share: of the rows that a mask allows, beside the same search without one; None: no mask.
     """
 
     bits: int
@@ -76,10 +76,12 @@ def measure(case: Case, seconds: float = 2.0, rivals: Sequence[str] = ("faiss", 
     database, queries = codes_for(case)
     mask = None
     if case.allowed_share is not None:
-        mask = np.random.default_rng(1).random(case.n_codes) < case.allowed_share
+        mask = Mask.from_bools(np.random.default_rng(1).random(case.n_codes) < case.allowed_share)
     index = FlatIndex(database)
     ours = index.search(queries, case.k, mask=mask, threads=case.threads)
     contenders: dict[str, Search] = {"athsearch": lambda: index.search(queries, case.k, mask, case.threads)}
+    if mask is not None:
+        contenders["without mask"] = lambda: index.search(queries, case.k, threads=case.threads)
     for name, search, distances in _rivals(case, database, queries, rivals if mask is None else ()):
         if not np.array_equal(np.sort(distances, axis=1), ours.dense(case.k)[1]):
             raise RuntimeError(f"{name} has other distances than athsearch for {case}")

@@ -37,23 +37,27 @@ static std::vector<Hit> plain_search(const std::vector<uint64_t>& rows, const ui
   return hits;
 }
 
-static bool check(const Kernel& kernel, size_t n_words, size_t n_rows, unsigned threads, bool masked, unsigned seed) {
-  std::mt19937_64 random(seed);
+static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_queries, unsigned threads, bool masked) {
+  const size_t n_words = (n_bits + 63) / 64;
+  const uint64_t last_bits = ~uint64_t{0} >> (64 * n_words - n_bits);
+  std::mt19937_64 random(n_rows + n_bits);
   // Few distinct values, so that ties abound.
-  std::vector<uint64_t> rows(n_rows * n_words), queries(4 * n_words), mask((n_rows + 63) / 64);
+  std::vector<uint64_t> rows(n_rows * n_words), queries(n_queries * n_words), mask((n_rows + 63) / 64);
   for (uint64_t& word : rows) word = random() & random() & random();
   for (uint64_t& word : queries) word = random() & random() & random();
+  for (size_t row = 0; row < n_rows; ++row) rows[(row + 1) * n_words - 1] &= last_bits;
+  for (size_t q = 0; q < n_queries; ++q) queries[(q + 1) * n_words - 1] &= last_bits;
   for (uint64_t& word : mask) word = random() % 4 ? 0 : random();
   const size_t cut = n_rows / 3;
-  const Database database{{{rows.data(), cut}, {rows.data() + cut * n_words, n_rows - cut}}, n_words};
+  const Database database{{{rows.data(), cut}, {rows.data() + cut * n_words, n_rows - cut}}, n_bits};
   const Options options{&kernel, masked ? mask.data() : nullptr, threads, nullptr};
   const uint64_t k = 17, radius = 12 * n_words;
   std::vector<int64_t> ties;
-  const Found best = top_k(database, {queries.data(), 4}, k, options, &ties);
-  const Found near = within(database, {queries.data(), 4}, radius, options);
-  const Found same = top_k(database, {queries.data(), 4}, k, options);
+  const Found best = top_k(database, {queries.data(), n_queries}, k, options, &ties);
+  const Found near = within(database, {queries.data(), n_queries}, radius, options);
+  const Found same = top_k(database, {queries.data(), n_queries}, k, options);
   if (same.offsets != best.offsets || same.hits != best.hits) return false;
-  for (size_t q = 0; q < 4; ++q) {
+  for (size_t q = 0; q < n_queries; ++q) {
     const uint64_t* query = queries.data() + q * n_words;
     std::vector<Hit> all = plain_search(rows, query, n_words, 64 * n_words, options.mask);
     const std::vector<Hit> close = plain_search(rows, query, n_words, radius, options.mask);
@@ -74,7 +78,7 @@ static std::atomic<int> n_looks;
 // A search that is interrupted says so, and leaves the threads fit for the next one.
 static bool check_interruption() {
   const std::vector<uint64_t> rows(1 << 20), queries(64);
-  const Database database{{{rows.data(), rows.size()}}, 1};
+  const Database database{{{rows.data(), rows.size()}}, 64};
   Options options{&kernel_scalar, nullptr, 3, [] { return ++n_looks > 0; }};
   bool is_interrupted = false;
   try {
@@ -118,16 +122,17 @@ int main() {
     return 1;
   }
   for (const Kernel* kernel : kKernels)
-    for (size_t n_words : {1, 2, 3, 8, 64})
-      for (size_t n_rows : {0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 4095, 4097, 150001})
-        for (unsigned threads : {1u, 4u})
-          for (bool masked : {false, true}) {
-            if (n_rows * n_words > 300001 || (threads > 1 && n_rows < 4095)) continue;
-            if (!check(*kernel, n_words, n_rows, threads, masked, static_cast<unsigned>(n_rows + n_words))) {
-              std::printf("%s: wrong at n_words %zu, n_rows %zu, threads %u, masked %d\n", kernel->name, n_words,
-                          n_rows, threads, masked);
-              return 1;
+    for (size_t n_bits : {1, 36, 64, 128, 200, 512, 1024})
+      for (size_t n_rows : {0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 4095, 4097, 60001})
+        for (size_t n_queries : {3, 8})  // a kernel may lay the rows out in another way for many
+          for (unsigned threads : {1u, 4u})
+            for (bool masked : {false, true}) {
+              if (n_rows * n_bits > 64 * 60001 || (threads > 1 && n_rows < 4095)) continue;
+              if (!check(*kernel, n_bits, n_rows, n_queries, threads, masked)) {
+                std::printf("%s: wrong at n_bits %zu, n_rows %zu, n_queries %zu, threads %u, masked %d\n", kernel->name,
+                            n_bits, n_rows, n_queries, threads, masked);
+                return 1;
+              }
             }
-          }
   return 0;
 }

@@ -29,7 +29,7 @@ class FlatIndex:
         for segment in segments:
             _check_type(segment)
         self._like = Codes.trusted(segments[0].words[:0], segments[0].bits, common_model(segments))
-        self._segments = _scan.Segments([segment.words for segment in segments], segments[0].n_words)
+        self._segments = _scan.Segments([segment.words for segment in segments], segments[0].bits)
         self._n_codes = sum(segment.n_codes for segment in segments)
         self._ids = None if ids is None else _checked_ids(ids, self._n_codes)
 

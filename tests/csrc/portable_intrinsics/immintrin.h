@@ -160,3 +160,67 @@ inline int _mm256_testz_si256(__m256i a, __m256i b) {
   const __m256i both = _mm256_and_si256(a, b);
   return (both.lane[0] | both.lane[1] | both.lane[2] | both.lane[3]) == 0;
 }
+
+struct __m128i {
+  uint64_t lane[2];
+};
+inline __m128i _mm_load_si128(const __m128i* memory) {
+  __m128i out;
+  std::memcpy(&out, memory, 16);
+  return out;
+}
+inline __m256i _mm256_broadcastsi128_si256(__m128i a) { return {{a.lane[0], a.lane[1], a.lane[0], a.lane[1]}}; }
+inline __m256i _mm256_set1_epi16(short value) {
+  return lanes_of<uint16_t>({}, {}, [&](uint16_t, uint16_t) { return value; });
+}
+inline void _mm256_storeu_si256(__m256i* memory, __m256i a) { std::memcpy(static_cast<void*>(memory), &a, 32); }
+inline __m256i _mm256_add_epi16(__m256i a, __m256i b) {
+  return lanes_of<uint16_t>(a, b, [](uint16_t x, uint16_t y) { return x + y; });
+}
+inline __m256i _mm256_min_epu8(__m256i a, __m256i b) {
+  return lanes_of<uint8_t>(a, b, [](uint8_t x, uint8_t y) { return std::min(x, y); });
+}
+inline __m256i _mm256_min_epu16(__m256i a, __m256i b) {
+  return lanes_of<uint16_t>(a, b, [](uint16_t x, uint16_t y) { return std::min(x, y); });
+}
+inline __m256i _mm256_cmpeq_epi8(__m256i a, __m256i b) {
+  return lanes_of<uint8_t>(a, b, [](uint8_t x, uint8_t y) { return x == y ? 0xff : 0; });
+}
+inline __m256i _mm256_cmpeq_epi16(__m256i a, __m256i b) {
+  return lanes_of<uint16_t>(a, b, [](uint16_t x, uint16_t y) { return x == y ? 0xffff : 0; });
+}
+inline __m256i _mm256_blendv_epi8(__m256i a, __m256i b, __m256i mask) {
+  const auto where = [&](__m256i value, __m256i chosen) {
+    return lanes_of<int8_t>(value, chosen, [](int8_t x, int8_t m) { return m < 0 ? x : 0; });
+  };
+  const __m256i unchosen = lanes_of<uint8_t>(mask, mask, [](uint8_t m, uint8_t) { return ~m; });
+  return lanes_of<uint64_t>(where(a, unchosen), where(b, mask), [](uint64_t x, uint64_t y) { return x | y; });
+}
+inline int _mm256_movemask_epi8(__m256i a) {
+  uint8_t bytes[32];
+  std::memcpy(bytes, &a, 32);
+  uint32_t mask = 0;
+  for (int i = 0; i < 32; ++i) mask |= static_cast<uint32_t>(bytes[i] >> 7) << i;
+  return static_cast<int>(mask);
+}
+
+// Takes lanes of a and b in turn from the low (0) or high (1) half of each 128 bits.
+template <class Lane>
+__m256i unpack(__m256i a, __m256i b, int half) {
+  constexpr int n_lanes = 16 / sizeof(Lane);
+  Lane x[2 * n_lanes], y[2 * n_lanes], out[2 * n_lanes];
+  std::memcpy(x, &a, 32);
+  std::memcpy(y, &b, 32);
+  for (int i = 0; i < 2 * n_lanes; ++i) {
+    const int from = i / n_lanes * n_lanes + half * n_lanes / 2 + i % n_lanes / 2;
+    out[i] = i % 2 ? y[from] : x[from];
+  }
+  std::memcpy(&a, out, 32);
+  return a;
+}
+inline __m256i _mm256_unpacklo_epi16(__m256i a, __m256i b) { return unpack<uint16_t>(a, b, 0); }
+inline __m256i _mm256_unpackhi_epi16(__m256i a, __m256i b) { return unpack<uint16_t>(a, b, 1); }
+inline __m256i _mm256_unpacklo_epi32(__m256i a, __m256i b) { return unpack<uint32_t>(a, b, 0); }
+inline __m256i _mm256_unpackhi_epi32(__m256i a, __m256i b) { return unpack<uint32_t>(a, b, 1); }
+inline __m256i _mm256_unpacklo_epi64(__m256i a, __m256i b) { return unpack<uint64_t>(a, b, 0); }
+inline __m256i _mm256_unpackhi_epi64(__m256i a, __m256i b) { return unpack<uint64_t>(a, b, 1); }
