@@ -8,8 +8,9 @@
 // four bits: VPSHUFB (with the load) and VPADDB, and a quarter of VBROADCASTI128; per 128 rows 4 VPMINUB, VPCMPEQB,
 // VPTEST and a branch. Limit: a VPSHUFB for eight rows and a word's four bits, so two 64-bit rows a VPSHUFB.
 //
-// Measured on one thread of an AMD EPYC 7001 (Zen, 128-bit units), `benchmarks/bench_scan.py`: see
-// results/scan-avx2.json.
+// Measured on an AMD EPYC of the first Zen generation, whose units are 128 bits wide and whose loads, two a cycle, are
+// the bottleneck (benchmarks/results/scan-avx2.json): 57 % of that limit for 256 queries of 64 bits; one query of 64
+// bits over ten million rows takes 91 % of the read bandwidth on one thread and 98 % on two.
 #include <immintrin.h>
 
 #include "../scan.h"
