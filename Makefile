@@ -31,8 +31,8 @@ sanitize: .venv/dev.stamp
 # The Arm kernel, by a cross compiler and an emulator (Debian: g++-aarch64-linux-gnu, qemu-user).
 neon:
 	mkdir -p build
-	aarch64-linux-gnu-g++ -std=c++17 -O2 -pthread -static tests/csrc/test_scanner.cpp csrc/scanner.cpp csrc/pool.cpp \
-	    csrc/kernels/scalar.cpp csrc/kernels/neon.cpp -o build/test_scanner_neon
+	aarch64-linux-gnu-g++ -std=c++17 -O2 -pthread -static tests/csrc/test_scanner.cpp csrc/scanner.cpp \
+	    csrc/distinct.cpp csrc/group.cpp csrc/pool.cpp csrc/kernels/scalar.cpp csrc/kernels/neon.cpp -o build/test_scanner_neon
 	qemu-aarch64 build/test_scanner_neon
 
 # Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.

@@ -3,10 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "distinct.h"
 #include "gil.h"
 #include "registry.h"
 #include "scanner.h"
@@ -38,11 +40,53 @@ class Segments {
           {checked_words(array, "a segment", database_.n_words()), static_cast<uint64_t>(array.shape(0))});
   }
 
-  const Database& database() const { return database_; }
+  const Database& searched() const { return database_; }
+  size_t n_words() const { return database_.n_words(); }
+  uint64_t n_rows() const { return database_.n_rows(); }
 
  private:
   std::vector<WordArray> arrays_;
   Database database_;
+};
+
+using OffsetArray = py::array_t<int64_t, py::array::c_style>;
+using RowArray = py::array_t<uint32_t, py::array::c_style>;
+
+// Distinct codes and their rows, checked once and kept alive.
+class Distinct {
+ public:
+  Distinct(WordArray words, OffsetArray offsets, RowArray rows, size_t bits)
+      : words_(std::move(words)),
+        offsets_(std::move(offsets)),
+        rows_(std::move(rows)),
+        postings_{{{}, bits}, nullptr, nullptr, 0} {
+    if (bits < 1) throw py::value_error("bits must be at least 1");
+    const uint64_t* first = checked_words(words_, "the distinct codes", postings_.codes.n_words());
+    const auto n_codes = static_cast<uint64_t>(words_.shape(0));
+    if (rows_.ndim() != 1) throw py::value_error("rows must be uint32 [n_rows]");
+    const auto n_rows = static_cast<uint64_t>(rows_.size());
+    if (offsets_.ndim() != 1 || static_cast<uint64_t>(offsets_.size()) != n_codes + 1 || offsets_.data()[0] != 0 ||
+        static_cast<uint64_t>(offsets_.data()[n_codes]) != n_rows)
+      throw py::value_error("offsets must be int64 [n_codes + 1], from 0 to n_rows");
+    postings_ = {{{{first, n_codes}}, bits}, offsets_.data(), rows_.data(), n_rows};
+    for (uint64_t code = 0; code < n_codes; ++code) {
+      const int64_t begin = postings_.offsets[code], end = postings_.offsets[code + 1];
+      if (begin >= end || end > static_cast<int64_t>(n_rows)) throw py::value_error("offsets must ascend");
+      for (int64_t i = begin + 1; i < end; ++i)
+        if (postings_.rows[i] <= postings_.rows[i - 1]) throw py::value_error("a code's rows must ascend");
+      if (postings_.rows[end - 1] >= n_rows) throw py::value_error("rows must be below n_rows");
+    }
+  }
+
+  const athsearch::Postings& searched() const { return postings_; }
+  size_t n_words() const { return postings_.codes.n_words(); }
+  uint64_t n_rows() const { return postings_.n_rows; }
+
+ private:
+  WordArray words_;
+  OffsetArray offsets_;
+  RowArray rows_;
+  athsearch::Postings postings_;
 };
 
 bool is_interrupted() {
@@ -56,13 +100,13 @@ struct Arguments {
   Queries queries;
   Options options;
 
-  Arguments(const Database& database, const WordArray& query_words, const py::object& mask, unsigned threads,
+  Arguments(size_t n_words, uint64_t n_rows, const WordArray& query_words, const py::object& mask, unsigned threads,
             const std::string& kernel)
-      : queries{checked_words(query_words, "queries", database.n_words()), static_cast<size_t>(query_words.shape(0))},
+      : queries{checked_words(query_words, "queries", n_words), static_cast<size_t>(query_words.shape(0))},
         options{&athsearch::select_kernel(kernel), nullptr, threads, is_interrupted} {
     if (mask.is_none()) return;
     mask_words = py::cast<WordArray>(mask);
-    if (mask_words.ndim() != 1 || static_cast<uint64_t>(mask_words.size()) != (database.n_rows() + 63) / 64)
+    if (mask_words.ndim() != 1 || static_cast<uint64_t>(mask_words.size()) != (n_rows + 63) / 64)
       throw py::value_error("mask must be uint64 [ceil(n_rows / 64)]");
     options.mask = mask_words.data();
   }
@@ -89,34 +133,65 @@ py::tuple to_arrays(const Found& found) {
   return py::make_tuple(to_array(found.offsets), rows, distances);
 }
 
-// Runs search() without the lock. The error that a signal's handler raised is set when it gives up.
-template <class Search>
-Found run(Search search) {
-  Found found;
+// Runs work() without the lock. The error that a signal's handler raised is set when it gives up.
+template <class Work>
+auto run(Work work) {
+  decltype(work()) result;
   try {
-    athsearch::without_gil([&] { found = search(); });
+    athsearch::without_gil([&] { result = work(); });
   } catch (const athsearch::Interrupted&) {
     throw py::error_already_set();
   }
-  return found;
+  return result;
 }
 
-py::tuple top_k(const Segments& segments, const WordArray& queries, uint64_t k, const py::object& mask,
+template <class Searched>
+py::tuple top_k(const Searched& searched, const WordArray& queries, uint64_t k, const py::object& mask,
                 unsigned threads, const std::string& kernel, bool count_ties) {
   if (k < 1) throw py::value_error("k must be at least 1");
-  const Arguments arguments(segments.database(), queries, mask, threads, kernel);
+  const Arguments arguments(searched.n_words(), searched.n_rows(), queries, mask, threads, kernel);
   std::vector<int64_t> ties;
   const Found found = run([&] {
-    return athsearch::top_k(segments.database(), arguments.queries, k, arguments.options, count_ties ? &ties : nullptr);
+    return athsearch::top_k(searched.searched(), arguments.queries, k, arguments.options, count_ties ? &ties : nullptr);
   });
   return py::make_tuple(to_arrays(found), count_ties ? py::object(to_array(ties)) : py::none());
 }
 
-py::tuple within(const Segments& segments, const WordArray& queries, uint64_t radius, const py::object& mask,
+template <class Searched>
+py::tuple within(const Searched& searched, const WordArray& queries, uint64_t radius, const py::object& mask,
                  unsigned threads, const std::string& kernel) {
-  const Arguments arguments(segments.database(), queries, mask, threads, kernel);
+  const Arguments arguments(searched.n_words(), searched.n_rows(), queries, mask, threads, kernel);
   return to_arrays(
-      run([&] { return athsearch::within(segments.database(), arguments.queries, radius, arguments.options); }));
+      run([&] { return athsearch::within(searched.searched(), arguments.queries, radius, arguments.options); }));
+}
+
+template <class Searched>
+void define_searches(py::module_& module) {
+  module.def("top_k", &top_k<Searched>, py::arg("searched"), py::arg("queries").noconvert(), py::arg("k"),
+             py::arg("mask"), py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
+             "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
+  module.def("within", &within<Searched>, py::arg("searched"), py::arg("queries").noconvert(), py::arg("radius"),
+             py::arg("mask"), py::arg("threads"), py::arg("kernel"),
+             "(offsets, rows, distances), hits ordered by (distance, row).");
+}
+
+// An array that owns what was in the vector.
+template <class T>
+py::array_t<T> moved_to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
+  auto kept = std::make_unique<std::vector<T>>(std::move(values));
+  const T* data = kept->data();
+  const py::capsule owner(kept.release(), [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
+  return py::array_t<T>(std::move(shape), data, owner);
+}
+
+py::tuple group(const Segments& segments, unsigned threads) {
+  if (segments.n_rows() > athsearch::kMostDistinctRows) throw py::value_error("more than 2^32 rows");
+  athsearch::Grouped grouped = run([&] { return athsearch::group(segments.searched(), threads, is_interrupted); });
+  const auto n_codes = static_cast<py::ssize_t>(grouped.offsets.size()) - 1;
+  const auto n_rows = static_cast<py::ssize_t>(grouped.rows.size());
+  return py::make_tuple(
+      moved_to_array(std::move(grouped.words), {n_codes, static_cast<py::ssize_t>(segments.n_words())}),
+      moved_to_array(std::move(grouped.offsets), {n_codes + 1}), moved_to_array(std::move(grouped.rows), {n_rows}));
 }
 
 std::vector<std::string> kernel_names() {
@@ -142,9 +217,11 @@ PYBIND11_MODULE(_scan, module) {
       py::arg("name") = "", "The kernel a search uses: the named one, else ATHSEARCH_KERNEL's, else the fastest.");
   py::class_<Segments>(module, "Segments", "Arrays of codes, uint64 [n, n_words], that count as one.")
       .def(py::init<std::vector<WordArray>, size_t>(), py::arg("arrays").noconvert(), py::arg("bits"));
-  module.def("top_k", &top_k, py::arg("segments"), py::arg("queries").noconvert(), py::arg("k"), py::arg("mask"),
-             py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
-             "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
-  module.def("within", &within, py::arg("segments"), py::arg("queries").noconvert(), py::arg("radius"), py::arg("mask"),
-             py::arg("threads"), py::arg("kernel"), "(offsets, rows, distances), hits ordered by (distance, row).");
+  define_searches<Segments>(module);
+  py::class_<Distinct>(module, "Distinct", "Distinct codes, and the rows offsets[c] to offsets[c + 1] - 1 of code c.")
+      .def(py::init<WordArray, OffsetArray, RowArray, size_t>(), py::arg("words").noconvert(),
+           py::arg("offsets").noconvert(), py::arg("rows").noconvert(), py::arg("bits"));
+  define_searches<Distinct>(module);
+  module.def("group", &group, py::arg("segments"), py::arg("threads"),
+             "(words uint64 [n_codes, n_words], offsets int64 [n_codes + 1], rows uint32 [n_rows]) for Distinct.");
 }

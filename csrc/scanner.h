@@ -34,6 +34,8 @@ struct Options {
   const uint64_t* mask;      // bit r % 64 of word r / 64 allows row r; null allows all
   unsigned threads;          // at most; small searches use fewer
   bool (*is_interrupted)();  // asked now and then, on the caller's thread; null: never
+  // Of rows that all queries are shown at once; what fits a 32 KiB L1 cache with room for queries and hits.
+  uint64_t block_bytes = 24 * 1024;
 };
 
 // The search was given up because Options::is_interrupted said so.

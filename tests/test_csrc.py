@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHARED = [ROOT / "tests/csrc/test_scanner.cpp", ROOT / "csrc/scanner.cpp", ROOT / "csrc/pool.cpp"]
+SHARED = [
+    ROOT / "tests/csrc/test_scanner.cpp",
+    *(ROOT / f"csrc/{name}.cpp" for name in ("scanner", "distinct", "group", "pool")),
+]
 KERNELS = [ROOT / f"csrc/kernels/{name}.cpp" for name in ("scalar", "avx2", "avx512_vpopcntdq")]
 
 

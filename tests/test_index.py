@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from athsearch import _scan
 from athsearch.codes import Codes
 from athsearch.errors import KernelUnavailable, ModelMismatch
-from athsearch.index import INDEXES, FlatIndex, open_index
+from athsearch.index import INDEXES, DistinctIndex, FlatIndex, open_index
 from athsearch.types import AnyArray, Bools, Ids, Mask, Neighbors
 
 BITS = (1, 7, 12, 36, 48, 63, 64, 65, 128, 512)
@@ -128,14 +128,49 @@ def test_answers_do_not_depend_on_threads_or_segments(kernel: str, bits: int) ->
     whole = FlatIndex(codes)
     cuts = [0, 1, 1, 100_003, 299_999, 300_000]
     split = FlatIndex([codes[begin:end] for begin, end in pairwise(cuts)])
+    distinct = [DistinctIndex(codes), DistinctIndex([codes[begin:end] for begin, end in pairwise(cuts)], threads=1)]
     for mask in (None, allowed):
         truth = whole.search(queries, 50, mask, threads=1, count_ties=True)
         near = whole.within(queries, bits // 7, mask, threads=1)
         assert len(near.ids) > 1000
-        for index in (whole, split):
+        for index in (whole, split, *distinct):
             for threads in (1, 2, 3, 8):
                 assert_same(index.search(queries, 50, mask, threads, count_ties=True), truth)
                 assert_same(index.within(queries, bits // 7, mask, threads), near)
+
+
+@pytest.mark.parametrize("n_classes", [1, 300])
+def test_distinct_codes_of_skewed_classes(kernel: str, n_classes: int) -> None:
+    rng = np.random.default_rng(15)
+    classes = random_codes(n_classes, 48, 16)
+    labels = (n_classes * rng.random(100_000) ** 4).astype(np.int64)  # the first class has most cases
+    codes, queries, allowed = classes[labels], random_codes(9, 48, 17), rng.random(100_000) < 0.5
+    ids = np.cumsum(rng.integers(1, 9, len(codes)))
+    index, flat = DistinctIndex(codes, ids), FlatIndex(codes, ids)
+    assert index.n_distinct == len(np.unique(labels))
+    for k in (1, 1000, 60_000):
+        for mask in (None, allowed):
+            assert_same(index.search(queries, k, mask, count_ties=True), flat.search(queries, k, mask, count_ties=True))
+    assert_same(index.within(queries, 22, allowed), flat.within(queries, 22, allowed))
+
+
+def test_distinct_codes_that_do_not_fit_their_rows_are_refused() -> None:
+    def distinct(offsets: list[int], rows: list[int], n_words: int = 1) -> None:
+        words = np.zeros((2, n_words), np.uint64)
+        _scan.Distinct(words, np.array(offsets, np.int64), np.array(rows, np.uint32), 64)
+
+    distinct([0, 2, 3], [0, 2, 1])
+    for offsets, rows, message in (
+        ([0, 3], [0, 2, 1], "from 0 to n_rows"),
+        ([0, 2, 4], [0, 2, 1], "from 0 to n_rows"),
+        ([0, 3, 3], [0, 1, 2], "offsets must ascend"),
+        ([0, 2, 3], [2, 0, 1], "a code's rows must ascend"),
+        ([0, 2, 3], [0, 3, 1], "rows must be below n_rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distinct(offsets, rows)
+    with pytest.raises(ValueError, match=r"distinct codes must be uint64 \[n, 1\]"):
+        distinct([0, 2, 3], [0, 2, 1], n_words=2)
 
 
 def test_a_mapped_file_is_searched_in_place(tmp_path: object) -> None:
@@ -144,6 +179,22 @@ def test_a_mapped_file_is_searched_in_place(tmp_path: object) -> None:
     mapped = np.load(f"{tmp_path}/codes.npy", mmap_mode="r")
     index = FlatIndex(Codes(mapped, 64))
     assert answers(index.search(queries)) == answers(FlatIndex(codes).search(queries))
+
+
+def test_rows_past_2_to_the_31_are_found(kernel: str) -> None:
+    if kernel == "scalar":
+        pytest.skip("takes the slowest kernel ten times as long, and rows are counted in shared code")
+    codes = Codes(np.random.default_rng(1).integers(0, 2**64, (1 << 23, 1), np.uint64), 64)
+    index = FlatIndex([codes] * 257)
+    same = [row + copy * len(codes) for copy in range(257) for row in (5, 8_000_000)]
+    found = index.search(codes[np.array([5, 8_000_000])], k=257)
+    assert found.ids.tolist() == same[::2] + same[1::2]
+    assert found.ids.max() > 2**31
+    assert not found.distances.any()
+    words = np.zeros((index.n_codes + 63) // 64, np.uint64)
+    words[same[-1] // 64] = np.uint64(1 << same[-1] % 64)
+    allowed = Mask(words, index.n_codes)
+    assert index.within(codes[8_000_000:8_000_001], 0, allowed).ids.tolist() == same[-1:]
 
 
 def test_wrong_arguments_are_refused() -> None:

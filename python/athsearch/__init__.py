@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .data import Item, Source, open_source
     from .encoder import Encoder
     from .evaluation import ArchiveEvaluation, Evaluation, evaluate, evaluate_archive
-    from .index import FlatIndex, Index, open_index
+    from .index import DistinctIndex, FlatIndex, Index, open_index
     from .preprocessing import Preprocessing
     from .recipes import TrainingSettings, recipe_settings
     from .training import train
@@ -27,6 +27,7 @@ __all__ = [
     "ArchiveEvaluation",
     "Case",
     "Codes",
+    "DistinctIndex",
     "Encoder",
     "Evaluation",
     "FlatIndex",
@@ -55,6 +56,7 @@ _HOME = {
     "ArchiveEvaluation": "evaluation",
     "Case": "archive.catalogue",
     "Codes": "codes",
+    "DistinctIndex": "index",
     "Encoder": "encoder",
     "Evaluation": "evaluation",
     "FlatIndex": "index",

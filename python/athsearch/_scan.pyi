@@ -11,8 +11,12 @@ def selected_kernel(name: str = "") -> str: ...
 class Segments:
     def __init__(self, arrays: Sequence[Words], bits: int) -> None: ...
 
+class Distinct:
+    def __init__(self, words: Words, offsets: Ids, rows: NDArray[np.uint32], bits: int) -> None: ...
+
+def group(segments: Segments, threads: int) -> tuple[Words, Ids, NDArray[np.uint32]]: ...
 def top_k(
-    segments: Segments,
+    searched: Segments | Distinct,
     queries: Words,
     k: int,
     mask: NDArray[np.uint64] | None,
@@ -21,7 +25,7 @@ def top_k(
     count_ties: bool,
 ) -> tuple[tuple[Ids, Ids, Distances], Ids | None]: ...
 def within(
-    segments: Segments,
+    searched: Segments | Distinct,
     queries: Words,
     radius: int,
     mask: NDArray[np.uint64] | None,

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "../../csrc/distinct.h"
 #include "../../csrc/pool.h"
 #include "../../csrc/scanner.h"
 
@@ -37,6 +38,22 @@ static std::vector<Hit> plain_search(const std::vector<uint64_t>& rows, const ui
   return hits;
 }
 
+// Whether a search over the distinct codes answers the same.
+static bool is_distinct_equal(const Database& database, const Queries& queries, uint64_t k, uint64_t radius,
+                              const Options& options, const Found& best, const std::vector<int64_t>& ties,
+                              const Found& near) {
+  const Grouped grouped = group(database, options.threads, nullptr);
+  const uint64_t n_codes = grouped.offsets.size() - 1;
+  const Database codes{{{grouped.words.data(), n_codes}}, database.n_bits};
+  const Postings postings{codes, grouped.offsets.data(), grouped.rows.data(), grouped.rows.size()};
+  std::vector<int64_t> distinct_ties;
+  const Found found = top_k(postings, queries, k, options, &distinct_ties);
+  const Found plain = top_k(postings, queries, k, options);
+  const Found around = within(postings, queries, radius, options);
+  return found.hits == best.hits && found.offsets == best.offsets && plain.hits == best.hits && distinct_ties == ties &&
+         around.hits == near.hits && around.offsets == near.offsets;
+}
+
 static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_queries, unsigned threads, bool masked) {
   const size_t n_words = (n_bits + 63) / 64;
   const uint64_t last_bits = ~uint64_t{0} >> (64 * n_words - n_bits);
@@ -50,13 +67,16 @@ static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_q
   for (uint64_t& word : mask) word = random() % 4 ? 0 : random();
   const size_t cut = n_rows / 3;
   const Database database{{{rows.data(), cut}, {rows.data() + cut * n_words, n_rows - cut}}, n_bits};
-  const Options options{&kernel, masked ? mask.data() : nullptr, threads, nullptr};
+  // Few rows a block, or many.
+  const uint64_t block_bytes = threads == 1 ? 1 : 24 * 1024;
+  const Options options{&kernel, masked ? mask.data() : nullptr, threads, nullptr, block_bytes};
   const uint64_t k = 17, radius = 12 * n_words;
   std::vector<int64_t> ties;
   const Found best = top_k(database, {queries.data(), n_queries}, k, options, &ties);
   const Found near = within(database, {queries.data(), n_queries}, radius, options);
   const Found same = top_k(database, {queries.data(), n_queries}, k, options);
   if (same.offsets != best.offsets || same.hits != best.hits) return false;
+  if (!is_distinct_equal(database, {queries.data(), n_queries}, k, radius, options, best, ties, near)) return false;
   for (size_t q = 0; q < n_queries; ++q) {
     const uint64_t* query = queries.data() + q * n_words;
     std::vector<Hit> all = plain_search(rows, query, n_words, 64 * n_words, options.mask);

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from ..codes import Codes
 from ..types import Ids
 from .base import Index
+from .distinct import DistinctIndex
 from .flat import FlatIndex
 
-__all__ = ["INDEXES", "FlatIndex", "Index", "open_index"]
+__all__ = ["INDEXES", "DistinctIndex", "FlatIndex", "Index", "open_index"]
 
 INDEXES: dict[str, Callable[[Codes, Ids | None], Index]] = {
     "flat": FlatIndex,
+    "distinct": DistinctIndex,
 }
 
 

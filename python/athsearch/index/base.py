@@ -1,11 +1,19 @@
-"""What every index answers, whatever its kind."""
+"""What every index answers, whatever its kind, and how the exact ones are asked."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from typing import Protocol
 
-from ..codes import Codes
+import numpy as np
+
+from .. import _scan
+from ..codes import Codes, check_same_model, common_model
+from ..parallel import n_processors
 from ..types import Bools, Ids, Mask, Neighbors
+
+MAX_THREADS = 1024
 
 
 class Index(Protocol):
@@ -42,3 +50,128 @@ class Index(Protocol):
     ) -> Neighbors:
         """All neighbours at a distance of at most `radius`, ordered by (distance, id)."""
         ...
+
+
+class ExactIndex:
+    """An index that _scan searches: checks what it is given and what is asked.
+
+    codes: Codes, or segments of them that count as one after the other. ids: int64 [n_codes], strictly ascending (a
+    ValueError otherwise), or None for the row numbers 0, 1, 2, ...
+    """
+
+    _searched: _scan.Segments | _scan.Distinct
+
+    def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
+        segments = [codes] if isinstance(codes, Codes) else list(codes)
+        if not segments:
+            raise ValueError("an index needs at least one segment of codes; it may hold no code")
+        for segment in segments:
+            _check_type(segment)
+        self._like = Codes.trusted(segments[0].words[:0], segments[0].bits, common_model(segments))
+        self._searched = _scan.Segments([segment.words for segment in segments], segments[0].bits)
+        self._n_codes = sum(segment.n_codes for segment in segments)
+        self._ids = None if ids is None else _checked_ids(ids, self._n_codes)
+
+    @property
+    def bits(self) -> int:
+        """Length of a code."""
+        return self._like.bits
+
+    @property
+    def n_codes(self) -> int:
+        """How many codes are searched."""
+        return self._n_codes
+
+    @property
+    def ids(self) -> Ids:
+        """int64 [n_codes], ascending."""
+        return np.arange(self._n_codes) if self._ids is None else self._ids
+
+    def search(
+        self,
+        queries: Codes,
+        k: int = 10,
+        mask: Mask | Bools | None = None,
+        threads: int | None = None,
+        count_ties: bool = False,
+    ) -> Neighbors:
+        """At most k neighbours of each query, ordered by (distance, id); k > n_codes returns them all.
+
+        queries: Codes [q] of the same length. mask: a Mask, or bool [n_codes], of the rows that may be returned.
+        threads: at most so many (None: the processors this process may use); the answer does not depend on it.
+        count_ties fills `Neighbors.ties`, at the cost of a second pass. The GIL is released during the scan.
+        Raises ModelMismatch when queries are of another length or model, ValueError for k < 1 or a mask of another
+        size, KernelUnavailable when ATHSEARCH_KERNEL names a kernel that cannot run here.
+        """
+        k = operator.index(k)
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        _check_type(queries)
+        check_same_model(self._like, queries)
+        (offsets, rows, distances), ties = _scan.top_k(
+            self._searched,
+            queries.words,
+            min(k, max(self._n_codes, 1)),
+            self._mask_words(mask),
+            n_threads(threads),
+            "",
+            count_ties,
+        )
+        return Neighbors(offsets, self._to_ids(rows), distances, ties)
+
+    def within(
+        self, queries: Codes, radius: int, mask: Mask | Bools | None = None, threads: int | None = None
+    ) -> Neighbors:
+        """All neighbours at a distance of at most `radius` (inclusive), ordered by (distance, id).
+
+        Parameters and errors as for `search`; a negative radius is a ValueError.
+        """
+        radius = operator.index(radius)
+        if radius < 0:
+            raise ValueError(f"radius must not be negative, got {radius}")
+        _check_type(queries)
+        check_same_model(self._like, queries)
+        offsets, rows, distances = _scan.within(
+            self._searched, queries.words, min(radius, self.bits), self._mask_words(mask), n_threads(threads), ""
+        )
+        return Neighbors(offsets, self._to_ids(rows), distances)
+
+    def _to_ids(self, rows: Ids) -> Ids:
+        return rows if self._ids is None else self._ids[rows]
+
+    def _mask_words(self, mask: Mask | Bools | None) -> np.ndarray[tuple[int], np.dtype[np.uint64]] | None:
+        if mask is None:
+            return None
+        if not isinstance(mask, Mask):
+            mask = Mask.from_bools(np.asarray(mask))
+        if mask.n_rows != self._n_codes:
+            raise ValueError(f"the mask is for {mask.n_rows} rows, the index has {self._n_codes}")
+        return mask.words
+
+
+def _checked_ids(ids: Ids, n_codes: int) -> Ids:
+    ids = np.ascontiguousarray(ids)
+    if ids.dtype != np.int64:
+        raise TypeError(f"ids must be int64, got {ids.dtype}")
+    if ids.shape != (n_codes,):
+        raise ValueError(f"ids must be [{n_codes}], one a code, got {list(ids.shape)}")
+    falls = np.flatnonzero(ids[1:] <= ids[:-1])
+    if len(falls):
+        row = int(falls[0]) + 1
+        raise ValueError(f"ids must ascend strictly; row {row} has {ids[row]} after {ids[row - 1]}")
+    return ids
+
+
+def n_threads(threads: int | None) -> int:
+    """How many threads to use at most; None: the processors this process may use."""
+    if threads is None:
+        return n_processors()
+    threads = operator.index(threads)
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return min(threads, MAX_THREADS)
+
+
+def _check_type(codes: object) -> None:
+    if not isinstance(codes, Codes):
+        raise TypeError(f"expected Codes, got {type(codes).__name__}; Codes.from_bytes and its siblings make them")

@@ -1,0 +1,190 @@
+// One pass of a group of queries over a database: its rows are cut into blocks that fit the L1 cache; threads fetch the
+// next few blocks whenever they are free, and show each block to all queries: it is prepared once and read from cache
+// by every query of the group.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "pool.h"
+#include "scanner.h"
+
+namespace athsearch {
+
+struct RowRange {
+  const uint64_t* words;  // of its first row
+  uint64_t n_rows;
+  uint64_t first_row;  // within the database
+};
+
+// A database's blocks by number; none crosses from one segment into the next.
+class Blocks {
+ public:
+  Blocks(const Database& database, const Preparation* preparation, uint64_t block_bytes) : database_(database) {
+    const size_t row_bytes =
+        preparation == nullptr ? 8 * database.n_words() : preparation->bytes_per_byte * database.n_bytes();
+    block_rows_ = std::max<uint64_t>(1, block_bytes / (row_bytes * kPartRows)) * kPartRows;
+    uint64_t first_row = 0;
+    for (const Segment& segment : database.segments) {
+      first_block_.push_back(n_blocks_);
+      first_row_.push_back(first_row);
+      n_blocks_ += (segment.n_rows + block_rows_ - 1) / block_rows_;
+      first_row += segment.n_rows;
+    }
+  }
+
+  uint64_t n_blocks() const { return n_blocks_; }
+  uint64_t block_words() const { return block_rows_ * database_.n_words(); }
+
+  RowRange operator[](uint64_t block) const {
+    // The last segment that begins at or before this block; empty ones begin where the next one does.
+    const auto after = std::upper_bound(first_block_.begin(), first_block_.end(), block);
+    const auto number = static_cast<size_t>(after - first_block_.begin()) - 1;
+    const Segment& segment = database_.segments[number];
+    const uint64_t begin = (block - first_block_[number]) * block_rows_;
+    return {segment.words + begin * database_.n_words(), std::min(block_rows_, segment.n_rows - begin),
+            first_row_[number] + begin};
+  }
+
+ private:
+  const Database& database_;
+  uint64_t block_rows_;
+  uint64_t n_blocks_ = 0;
+  std::vector<uint64_t> first_block_, first_row_;  // of each segment
+};
+
+struct alignas(64) CacheLine {
+  uint8_t bytes[64];
+};
+
+// One thread's buffers: a block in the layout that its kernel scans, and the kernel's hits in it.
+class Workspace {
+ public:
+  // preparation: null for the layout word by word.
+  Workspace(const Database& database, const Options& options, const Preparation* preparation)
+      : n_words_(database.n_words()), n_bytes_(database.n_bytes()), options_(options), preparation_(preparation) {}
+
+  void load(const RowRange& range) {
+    range_ = range;
+    hits_.resize(range.n_rows + kHitSlack);
+    if (preparation_ != nullptr) {
+      const uint64_t n_parts = (range.n_rows + kPartRows - 1) / kPartRows;
+      prepared_.resize(n_parts * kPartRows * preparation_->bytes_per_byte * n_bytes_ / sizeof(CacheLine));
+      preparation_->prepare(range.words, range.n_rows, n_words_, n_bytes_, prepared_.data()->bytes);
+    } else if (is_copied()) {
+      words_.resize(range.n_rows * n_words_);
+      for (size_t row = 0; row < range.n_rows; ++row)
+        for (size_t word = 0; word < n_words_; ++word)
+          words_[word * range.n_rows + row] = range.words[row * n_words_ + word];
+    }
+  }
+
+  uint64_t n_rows() const { return range_.n_rows; }
+
+  // Calls take(hit) for each hit of the block among rows begin to end - 1, rows ascending; begin is a multiple of
+  // kPartRows.
+  template <class Take>
+  void scan(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end, Take take) {
+    const size_t n_hits = scan_all(query, radius, begin, end);
+    for (size_t i = 0; i < n_hits; ++i) take(hits_[i]);
+  }
+
+ private:
+  size_t scan_all(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end) {
+    const uint64_t n_rows = end - begin, first_row = range_.first_row + begin;
+    if (preparation_ != nullptr) {
+      const uint8_t* bytes = prepared_.data()->bytes + begin * preparation_->bytes_per_byte * n_bytes_;
+      return preparation_->within(query, {bytes, n_bytes_, n_rows, first_row}, radius, hits_.data());
+    }
+    const uint64_t* words = is_copied() ? words_.data() : range_.words;
+    const bool is_in_columns = options_.kernel->layout == Layout::kColumns;
+    const Block part = {words + begin * (is_in_columns ? 1 : n_words_), is_in_columns ? range_.n_rows : n_words_,
+                        n_words_, n_rows, first_row};
+    return options_.kernel->within(query, part, radius, hits_.data());
+  }
+
+  bool is_copied() const { return n_words_ > 1 && options_.kernel->layout == Layout::kColumns; }
+
+  size_t n_words_, n_bytes_;
+  const Options& options_;
+  const Preparation* preparation_;
+  RowRange range_{};
+  std::vector<uint64_t> words_;
+  std::vector<CacheLine> prepared_;
+  std::vector<Hit> hits_;
+};
+
+// Whether the mask, null for all, allows a row.
+inline bool is_allowed(const uint64_t* mask, uint64_t row) {
+  return mask == nullptr || (mask[row / 64] >> (row % 64) & 1);
+}
+
+class Pass {
+ public:
+  Pass(const Database& database, size_t n_queries, const Options& options)
+      : database_(database),
+        options_(options),
+        preparation_(n_queries < kQueriesToPrepare ? nullptr : options.kernel->preparation),
+        blocks_(database, preparation_, options.block_bytes),
+        block_work_(std::max<uint64_t>(1, blocks_.block_words() * n_queries)) {}
+
+  // At most so many threads are used.
+  unsigned n_threads() const {
+    const uint64_t useful = blocks_.n_blocks() * block_work_ / kWordsPerThread + 1;
+    const uint64_t most = std::min(useful, std::max<uint64_t>(blocks_.n_blocks(), 1));
+    return static_cast<unsigned>(std::min<uint64_t>(std::max(options_.threads, 1u), most));
+  }
+
+  // Calls visit(thread, workspace) for every block whose RowRange is wanted(), blocks ascending within a thread. Throws
+  // Interrupted.
+  template <class Wanted, class Visit>
+  void run(Wanted wanted, Visit visit) const {
+    const uint64_t n_fetched = std::max<uint64_t>(1, kWordsPerFetch / block_work_);
+    std::atomic<uint64_t> next{0};
+    std::atomic<bool> is_stopped{false};
+    run_parallel(n_threads(), [&](unsigned thread) {
+      using Clock = std::chrono::steady_clock;
+      Workspace workspace(database_, options_, preparation_);
+      Clock::time_point last_look = Clock::now();
+      uint64_t n_compared = 0;
+      for (;;) {
+        const uint64_t begin = next.fetch_add(n_fetched, std::memory_order_relaxed);
+        if (begin >= blocks_.n_blocks() || is_stopped.load(std::memory_order_relaxed)) return;
+        for (uint64_t block = begin; block < std::min(begin + n_fetched, blocks_.n_blocks()); ++block) {
+          const RowRange range = blocks_[block];
+          if (!wanted(range)) continue;
+          workspace.load(range);
+          visit(thread, workspace);
+        }
+        n_compared += n_fetched * block_work_;
+        if (thread != 0 || options_.is_interrupted == nullptr || n_compared < kWordsPerLook) continue;
+        n_compared = 0;
+        if (Clock::now() < last_look + kLookEvery) continue;
+        if (options_.is_interrupted()) {
+          is_stopped.store(true, std::memory_order_relaxed);
+          throw Interrupted();
+        }
+        last_look = Clock::now();
+      }
+    });
+  }
+
+ private:
+  static constexpr uint64_t kQueriesToPrepare = 8;  // that a kernel's own layout must serve to be worth making
+  static constexpr uint64_t kWordsPerThread = 1u
+                                              << 17;    // a thread takes microseconds to wake: so many words' comparing
+  static constexpr uint64_t kWordsPerFetch = 1u << 15;  // compared before a thread fetches its next blocks
+  static constexpr uint64_t kWordsPerLook = 1u << 23;   // compared before the clock is asked whether it is time to look
+  static constexpr std::chrono::milliseconds kLookEvery{50};  // for interruptions
+
+  const Database& database_;
+  const Options& options_;
+  const Preparation* preparation_;
+  Blocks blocks_;
+  uint64_t block_work_;  // words compared in a block
+};
+
+}  // namespace athsearch

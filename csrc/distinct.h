@@ -1,0 +1,40 @@
+// Exact search whose cost follows the number of distinct codes: each is compared once, whatever number of rows carry
+// it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "scanner.h"
+
+namespace athsearch {
+
+// Rows are numbered in 32 bits here.
+constexpr uint64_t kMostDistinctRows = uint64_t{1} << 32;
+
+// The distinct codes of a database, in no particular order, and the rows that carry each: those of code c are
+// rows[offsets[c]] to rows[offsets[c + 1] - 1], ascending.
+struct Postings {
+  Database codes;
+  const int64_t* offsets;  // [n_codes + 1]
+  const uint32_t* rows;    // [n_rows]
+  uint64_t n_rows;
+};
+
+// The same with the memory that holds it.
+struct Grouped {
+  std::vector<uint64_t> words;  // row-major [n_codes, n_words]
+  std::vector<int64_t> offsets;
+  std::vector<uint32_t> rows;
+};
+
+// Finds the distinct codes. The result does not depend on the number of threads. n_rows: at most kMostDistinctRows.
+// Throws Interrupted.
+Grouped group(const Database& database, unsigned threads, bool (*is_interrupted)());
+
+// As the searches of a flat database; options.mask is about rows.
+Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const Options& options,
+            std::vector<int64_t>* n_ties = nullptr);
+Found within(const Postings& postings, const Queries& queries, uint64_t radius, const Options& options);
+
+}  // namespace athsearch
