@@ -5,7 +5,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
 CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon bench clean
+.PHONY: demo test lint format sanitize neon bench bench-scale clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -40,8 +40,13 @@ bench: .venv/bench.stamp
 	mkdir -p build
 	$(CXX) -O3 -march=native -pthread benchmarks/limits.cpp -o build/limits
 	$(BIN)/python benchmarks/bench_scan.py --limits build/limits
+	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/bench_encode.py
 	$(BIN)/python benchmarks/bench_end_to_end.py
+
+# The same as archives grow to a hundred million codes; takes 4 GB of memory.
+bench-scale: .venv/bench.stamp
+	$(BIN)/python benchmarks/bench_scale.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)
