@@ -185,7 +185,8 @@ py::array_t<T> moved_to_array(std::vector<T>&& values, std::vector<py::ssize_t> 
 }
 
 py::tuple group(const Segments& segments, unsigned threads) {
-  if (segments.n_rows() > athsearch::kMostDistinctRows) throw py::value_error("more than 2^32 rows");
+  if (segments.n_rows() > athsearch::kMostDistinctRows)
+    throw py::value_error("at most 4294967295 codes can be grouped, got " + std::to_string(segments.n_rows()));
   athsearch::Grouped grouped = run([&] { return athsearch::group(segments.searched(), threads, is_interrupted); });
   const auto n_codes = static_cast<py::ssize_t>(grouped.offsets.size()) - 1;
   const auto n_rows = static_cast<py::ssize_t>(grouped.rows.size());

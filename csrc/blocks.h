@@ -73,7 +73,7 @@ class Workspace {
     if (preparation_ != nullptr) {
       const uint64_t n_parts = (range.n_rows + kPartRows - 1) / kPartRows;
       prepared_.resize(n_parts * kPartRows * preparation_->bytes_per_byte * n_bytes_ / sizeof(CacheLine));
-      preparation_->prepare(range.words, range.n_rows, n_words_, n_bytes_, prepared_.data()->bytes);
+      preparation_->prepare(range.words, range.n_rows, n_words_, n_bytes_, prepared_bytes());
     } else if (is_copied()) {
       words_.resize(range.n_rows * n_words_);
       for (size_t row = 0; row < range.n_rows; ++row)
@@ -83,6 +83,7 @@ class Workspace {
   }
 
   uint64_t n_rows() const { return range_.n_rows; }
+  uint64_t first_row() const { return range_.first_row; }
 
   // Calls take(hit) for each hit of the block among rows begin to end - 1, rows ascending; begin is a multiple of
   // kPartRows.
@@ -96,7 +97,7 @@ class Workspace {
   size_t scan_all(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end) {
     const uint64_t n_rows = end - begin, first_row = range_.first_row + begin;
     if (preparation_ != nullptr) {
-      const uint8_t* bytes = prepared_.data()->bytes + begin * preparation_->bytes_per_byte * n_bytes_;
+      const uint8_t* bytes = prepared_bytes() + begin * preparation_->bytes_per_byte * n_bytes_;
       return preparation_->within(query, {bytes, n_bytes_, n_rows, first_row}, radius, hits_.data());
     }
     const uint64_t* words = is_copied() ? words_.data() : range_.words;
@@ -106,6 +107,7 @@ class Workspace {
     return options_.kernel->within(query, part, radius, hits_.data());
   }
 
+  uint8_t* prepared_bytes() { return reinterpret_cast<uint8_t*>(prepared_.data()); }
   bool is_copied() const { return n_words_ > 1 && options_.kernel->layout == Layout::kColumns; }
 
   size_t n_words_, n_bytes_;
@@ -121,6 +123,24 @@ class Workspace {
 inline bool is_allowed(const uint64_t* mask, uint64_t row) {
   return mask == nullptr || (mask[row / 64] >> (row % 64) & 1);
 }
+
+// Asks about twenty times a second whether the search was told to stop; on the caller's thread only.
+class Interruptions {
+ public:
+  explicit Interruptions(const Options& options) : is_interrupted_(options.is_interrupted) {}
+
+  bool is_told() {
+    if (is_interrupted_ == nullptr || Clock::now() < last_look_ + std::chrono::milliseconds(50)) return false;
+    const bool is_told = is_interrupted_();
+    last_look_ = Clock::now();
+    return is_told;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  bool (*is_interrupted_)();
+  Clock::time_point last_look_ = Clock::now();
+};
 
 class Pass {
  public:
@@ -138,18 +158,17 @@ class Pass {
     return static_cast<unsigned>(std::min<uint64_t>(std::max(options_.threads, 1u), most));
   }
 
-  // Calls visit(thread, workspace) for every block whose RowRange is wanted(), blocks ascending within a thread. Throws
-  // Interrupted.
+  // Calls visit(thread, workspace) for every block whose RowRange is wanted(), blocks ascending within a thread; it
+  // returns how much work it did beside comparing the block's words. Throws Interrupted.
   template <class Wanted, class Visit>
   void run(Wanted wanted, Visit visit) const {
     const uint64_t n_fetched = std::max<uint64_t>(1, kWordsPerFetch / block_work_);
     std::atomic<uint64_t> next{0};
     std::atomic<bool> is_stopped{false};
     run_parallel(n_threads(), [&](unsigned thread) {
-      using Clock = std::chrono::steady_clock;
       Workspace workspace(database_, options_, preparation_);
-      Clock::time_point last_look = Clock::now();
-      uint64_t n_compared = 0;
+      Interruptions interruptions(options_);
+      uint64_t work = 0;  // since the last look
       for (;;) {
         const uint64_t begin = next.fetch_add(n_fetched, std::memory_order_relaxed);
         if (begin >= blocks_.n_blocks() || is_stopped.load(std::memory_order_relaxed)) return;
@@ -157,17 +176,13 @@ class Pass {
           const RowRange range = blocks_[block];
           if (!wanted(range)) continue;
           workspace.load(range);
-          visit(thread, workspace);
-        }
-        n_compared += n_fetched * block_work_;
-        if (thread != 0 || options_.is_interrupted == nullptr || n_compared < kWordsPerLook) continue;
-        n_compared = 0;
-        if (Clock::now() < last_look + kLookEvery) continue;
-        if (options_.is_interrupted()) {
+          work += block_work_ + visit(thread, workspace);
+          if (thread != 0 || work < kWorkPerLook) continue;
+          work = 0;
+          if (!interruptions.is_told()) continue;
           is_stopped.store(true, std::memory_order_relaxed);
           throw Interrupted();
         }
-        last_look = Clock::now();
       }
     });
   }
@@ -177,8 +192,7 @@ class Pass {
   static constexpr uint64_t kWordsPerThread = 1u
                                               << 17;    // a thread takes microseconds to wake: so many words' comparing
   static constexpr uint64_t kWordsPerFetch = 1u << 15;  // compared before a thread fetches its next blocks
-  static constexpr uint64_t kWordsPerLook = 1u << 23;   // compared before the clock is asked whether it is time to look
-  static constexpr std::chrono::milliseconds kLookEvery{50};  // for interruptions
+  static constexpr uint64_t kWorkPerLook = 1u << 20;    // done before the clock is asked whether it is time to look
 
   const Database& database_;
   const Options& options_;

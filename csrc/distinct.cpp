@@ -11,7 +11,9 @@ namespace athsearch {
 
 namespace {
 
-constexpr uint64_t kHitsPerGroup = 1u << 23;  // of queries: bounds the memory of what is kept
+constexpr uint64_t kHitsPerGroup = 1u << 23;  // of queries: bounds what is kept, but for codes that tie with the k-th
+
+constexpr uint64_t kNotCounted = ~uint64_t{0};
 
 bool is_everything_wanted(const RowRange&) { return true; }
 
@@ -22,7 +24,7 @@ void for_each_row(const Postings& postings, uint64_t code, const uint64_t* mask,
     if (is_allowed(mask, postings.rows[i]) && !take(postings.rows[i])) return;
 }
 
-// How many allowed rows carry a code; counting stops at `most`.
+// How many allowed rows carry a code; with a mask counting stops at `most`.
 uint64_t n_allowed(const Postings& postings, uint64_t code, const uint64_t* mask, uint64_t most) {
   if (mask == nullptr) return static_cast<uint64_t>(postings.offsets[code + 1] - postings.offsets[code]);
   uint64_t n = 0;
@@ -39,10 +41,10 @@ class NearestCodes {
   uint64_t radius() const { return radius_; }
   bool is_full() const { return n_within_ >= k_; }
 
+  // A hit within radius(), and how many rows carry it.
   void offer(Hit hit, uint64_t n_rows) {
     if (n_rows == 0) return;
     n_of_[hit_distance(hit)] += n_rows;
-    if (hit_distance(hit) > radius_) return;
     hits_.push_back(hit);
     n_within_ += n_rows;
     while (radius_ > 0 && n_within_ - n_of_[radius_] >= k_) n_within_ -= n_of_[radius_--];
@@ -116,6 +118,7 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
   const uint64_t largest_distance = 64 * database.n_words();
   const uint64_t n_kept = 4 * std::min(k, database.n_rows()) + 128 + largest_distance;
   const size_t group_size = std::max<uint64_t>(1, kHitsPerGroup / n_kept);
+  Interruptions interruptions(options);
   const uint64_t most = n_ties == nullptr ? k : ~uint64_t{0};  // rows of a code that count
   Found found;
   found.offsets.push_back(0);
@@ -125,7 +128,19 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
     const Pass pass(database, n_group, options);
     std::vector<std::vector<NearestCodes>> best(pass.n_threads(),
                                                 std::vector<NearestCodes>(n_group, NearestCodes(k, largest_distance)));
+    std::vector<std::vector<uint64_t>> counts(pass.n_threads());  // of the block's codes: counted once for all queries
     pass.run(is_everything_wanted, [&](unsigned thread, Workspace& workspace) {
+      if (options.mask != nullptr) counts[thread].assign(workspace.n_rows(), kNotCounted);
+      uint64_t n_looked_at = 0;
+      const auto n_rows_of = [&](uint64_t code) {
+        if (options.mask == nullptr) return n_allowed(postings, code, nullptr, most);
+        uint64_t& count = counts[thread][code - workspace.first_row()];
+        if (count == kNotCounted) {
+          count = n_allowed(postings, code, options.mask, most);
+          n_looked_at += n_allowed(postings, code, nullptr, most);
+        }
+        return count;
+      };
       for (size_t q = 0; q < n_group; ++q) {
         NearestCodes& nearest = best[thread][q];
         // While there are no k rows everything is near, so the first steps are small.
@@ -133,17 +148,18 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
         while (begin < workspace.n_rows()) {
           const uint64_t end = std::min(begin + step, workspace.n_rows());
           workspace.scan(group + q * database.n_words(), nearest.radius(), begin, end, [&](Hit hit) {
-            if (hit_distance(hit) <= nearest.radius())
-              nearest.offer(hit, n_allowed(postings, hit_row(hit), options.mask, most));
+            if (hit_distance(hit) <= nearest.radius()) nearest.offer(hit, n_rows_of(hit_row(hit)));
           });
           begin = end;
           step *= 2;
         }
       }
+      return n_looked_at;
     });
     for (size_t q = 0; q < n_group; ++q) {
       std::vector<const NearestCodes*> nearest;
       for (const std::vector<NearestCodes>& per_query : best) nearest.push_back(&per_query[q]);
+      if (interruptions.is_told()) throw Interrupted();
       const int64_t n_tied = append_rows(postings, nearest, largest_distance, k, options.mask, found.hits);
       found.offsets.push_back(static_cast<int64_t>(found.hits.size()));
       if (n_ties != nullptr) n_ties->push_back(n_tied);
@@ -155,10 +171,12 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
 Found within(const Postings& postings, const Queries& queries, uint64_t radius, const Options& options) {
   Options over_codes = options;
   over_codes.mask = nullptr;
+  Interruptions interruptions(options);
   const Found codes = within(postings.codes, queries, radius, over_codes);
   Found found;
   found.offsets.push_back(0);
   for (size_t q = 0; q < queries.n_queries; ++q) {
+    if (interruptions.is_told()) throw Interrupted();
     const auto begin = static_cast<std::ptrdiff_t>(found.hits.size());
     for (auto i = static_cast<size_t>(codes.offsets[q]); i < static_cast<size_t>(codes.offsets[q + 1]); ++i)
       for_each_row(postings, hit_row(codes.hits[i]), options.mask, [&](uint32_t row) {

@@ -9,8 +9,8 @@
 
 namespace athsearch {
 
-// Rows are numbered in 32 bits here.
-constexpr uint64_t kMostDistinctRows = uint64_t{1} << 32;
+// Rows are numbered and counted in 32 bits here.
+constexpr uint64_t kMostDistinctRows = 0xffffffff;
 
 // The distinct codes of a database, in no particular order, and the rows that carry each: those of code c are
 // rows[offsets[c]] to rows[offsets[c + 1] - 1], ascending.

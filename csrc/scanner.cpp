@@ -81,6 +81,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
           step *= 2;
         }
       }
+      return uint64_t{0};
     });
     for (size_t q = 0; q < n_group; ++q) {
       std::vector<std::vector<Hit>> lists;
@@ -108,6 +109,7 @@ Found within(const Database& database, const Queries& queries, uint64_t radius, 
       workspace.scan(queries.words + q * database.n_words(), radius, 0, workspace.n_rows(), [&](Hit hit) {
         if (is_allowed(options.mask, hit_row(hit))) lists[thread][q].push_back(hit);
       });
+    return uint64_t{0};
   });
   Found found;
   found.offsets.push_back(0);

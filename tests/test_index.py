@@ -154,6 +154,33 @@ def test_distinct_codes_of_skewed_classes(kernel: str, n_classes: int) -> None:
     assert_same(index.within(queries, 22, allowed), flat.within(queries, 22, allowed))
 
 
+def test_distinct_codes_that_tie_by_the_thousand() -> None:
+    pairs = np.array([(1 << a) | (1 << b) for a in range(64) for b in range(a)], np.uint64)  # all at distance 2 of zero
+    codes = Codes(np.random.default_rng(18).permutation(pairs)[:, None], 64)
+    zero = Codes(np.zeros((1, 1), np.uint64), 64)
+    for k in (1, 10, 1500):
+        found = DistinctIndex(codes).search(zero, k, count_ties=True)
+        assert_same(found, FlatIndex(codes).search(zero, k, count_ties=True))
+        assert found.ids.tolist() == list(range(k))
+
+
+@pytest.mark.parametrize("bits", [248, 249, 256, 504])
+def test_all_bits_may_differ(kernel: str, bits: int) -> None:
+    codes = random_codes(300, bits, 19)
+    opposite = Codes.from_bits(~codes.to_bits()[:MANY].astype(np.bool_))
+    everyone = np.ones(len(codes), np.bool_)
+    truth = expected(codes, opposite, np.arange(300), everyone, 300, bits)
+    assert truth[0][-1] == (0, bits)
+    for kind in INDEXES:
+        assert answers(open_index(kind, codes).search(opposite, 300)) == truth
+
+
+def test_more_codes_than_32_bits_count_are_refused() -> None:
+    codes = Codes(np.zeros((1 << 23, 1), np.uint64), 64)
+    with pytest.raises(ValueError, match="at most 4294967295 codes can be grouped, got 4294967296"):
+        DistinctIndex([codes] * 512)
+
+
 def test_distinct_codes_that_do_not_fit_their_rows_are_refused() -> None:
     def distinct(offsets: list[int], rows: list[int], n_words: int = 1) -> None:
         words = np.zeros((2, n_words), np.uint64)

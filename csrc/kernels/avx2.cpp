@@ -6,7 +6,7 @@
 // For many queries: nibble planes. A query's four bits are a table of sixteen distances, and VPSHUFB looks up 32 rows'
 // four bits in it; the lookups of Mula, Kurz, Lemire 2018 (arXiv 1611.07612), which look up bit counts. Per 32 rows and
 // four bits: VPSHUFB (with the load) and VPADDB, and a quarter of VBROADCASTI128; per 128 rows 4 VPMINUB, VPCMPEQB,
-// VPTEST and a branch. Limit: a VPSHUFB for eight rows and a word's four bits, so two 64-bit rows a VPSHUFB.
+// VPTEST and a branch. Limit: a VPSHUFB for 32 rows and four bits, so two 64-bit rows a VPSHUFB.
 //
 // Measured on an AMD EPYC of the first Zen generation, whose units are 128 bits wide and whose loads, two a cycle, are
 // the bottleneck (benchmarks/results/scan-avx2.json): 57 % of that limit for 256 queries of 64 bits; one query of 64
@@ -25,14 +25,14 @@ inline uint64_t n_differing(uint64_t a, uint64_t b) { return static_cast<uint64_
 template <size_t kWords>
 size_t within_rows(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
   constexpr size_t kRows = 8;
-  constexpr size_t kWordsAhead = 512;  // are fetched from memory; the processor's own prefetching stops at pages
+  constexpr size_t kBytesAhead = 4096;  // are fetched from memory; the processor's own prefetching stops at pages
   const size_t n_words = kWords == 0 ? block.n_words : kWords, stride = kWords == 0 ? block.stride : kWords;
   size_t row = 0, n_hits = 0;
   for (; row + kRows <= block.n_rows; row += kRows) {
     const uint64_t* rows = block.words + row * stride;
     uint64_t distances[kRows] = {};
     for (size_t word = 0; word < n_words; ++word) {
-      __builtin_prefetch(rows + kWordsAhead + word * kRows);
+      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(rows + word * kRows) + kBytesAhead));
       for (size_t i = 0; i < kRows; ++i) distances[i] += n_differing(query[word], rows[i * stride + word]);
     }
     bool is_any_near = false;

@@ -80,7 +80,7 @@ size_t within(const uint64_t* query, const Block& block, uint64_t radius, Hit* h
 }  // namespace
 
 extern const Kernel kernel_avx512_vpopcntdq;
-const Kernel kernel_avx512_vpopcntdq = {"avx512_vpopcntdq", kAvx512F | kAvx512Vpopcntdq, within, Layout::kColumns,
-                                        nullptr};
+const Kernel kernel_avx512_vpopcntdq = {"avx512_vpopcntdq", kAvx512F | kAvx512Vpopcntdq | kPopcnt, within,
+                                        Layout::kColumns, nullptr};
 
 }  // namespace athsearch

@@ -106,8 +106,15 @@ static bool check_interruption() {
   } catch (const Interrupted&) {
     is_interrupted = true;
   }
+  bool is_grouping_interrupted = false;
+  try {
+    group(database, 3, options.is_interrupted);
+  } catch (const Interrupted&) {
+    is_grouping_interrupted = true;
+  }
   options.is_interrupted = nullptr;
-  return is_interrupted && n_looks == 1 && top_k(database, {queries.data(), 64}, 3, options).hits.size() == 3 * 64;
+  return is_interrupted && n_looks == 2 && is_grouping_interrupted &&
+         top_k(database, {queries.data(), 64}, 3, options).hits.size() == 3 * 64;
 }
 
 // Several threads search at once, and one of them throws now and then; every body is called for its own work.

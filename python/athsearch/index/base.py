@@ -67,7 +67,7 @@ class ExactIndex:
             raise ValueError("an index needs at least one segment of codes; it may hold no code")
         for segment in segments:
             _check_type(segment)
-        self._like = Codes.trusted(segments[0].words[:0], segments[0].bits, common_model(segments))
+        self._like = Codes.trusted(segments[0].words[:0].copy(), segments[0].bits, common_model(segments))
         self._searched = _scan.Segments([segment.words for segment in segments], segments[0].bits)
         self._n_codes = sum(segment.n_codes for segment in segments)
         self._ids = None if ids is None else _checked_ids(ids, self._n_codes)
@@ -99,7 +99,7 @@ class ExactIndex:
 
         queries: Codes [q] of the same length. mask: a Mask, or bool [n_codes], of the rows that may be returned.
         threads: at most so many (None: the processors this process may use); the answer does not depend on it.
-        count_ties fills `Neighbors.ties`, at the cost of a second pass. The GIL is released during the scan.
+        count_ties fills `Neighbors.ties`. The GIL is released during the scan.
         Raises ModelMismatch when queries are of another length or model, ValueError for k < 1 or a mask of another
         size, KernelUnavailable when ATHSEARCH_KERNEL names a kernel that cannot run here.
         """

@@ -15,8 +15,9 @@ class DistinctIndex(ExactIndex):
     """Exact search by comparing distinct codes only; the same answers as FlatIndex, ties and masks included.
 
     Worth its building where many cases share a code, as learned codes do. Codes are grouped once, in memory: a distinct
-    code takes 8 n_words + 8 bytes, a case 4; while it is built, a case takes 8 n_words more. The codes given are not
-    kept. codes, ids: as for FlatIndex; at most 2**32 codes (ValueError). threads: at most so many while building.
+    code takes 8 n_words + 8 bytes, a case 4; while it is built, a case takes 8 n_words more and a distinct code as much
+    again. The codes given are not kept. codes, ids: as for FlatIndex; fewer than 2**32 codes (a ValueError otherwise).
+    threads: at most so many while building.
     """
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, threads: int | None = None) -> None:

@@ -91,7 +91,6 @@ inline __m256i _mm256_setzero_si256() { return {{0, 0, 0, 0}}; }
 inline __m256i _mm256_setr_epi64x(long long e0, long long e1, long long e2, long long e3) {
   return {{static_cast<uint64_t>(e0), static_cast<uint64_t>(e1), static_cast<uint64_t>(e2), static_cast<uint64_t>(e3)}};
 }
-inline __m256i _mm256_set1_epi64x(long long value) { return _mm256_setr_epi64x(value, value, value, value); }
 inline __m256i _mm256_set1_epi8(char value) {
   __m256i out;
   std::memset(&out, value, 32);
@@ -110,15 +109,6 @@ inline __m256i _mm256_loadu_si256(const __m256i* memory) {
   return out;
 }
 inline void _mm256_store_si256(__m256i* memory, __m256i a) { std::memcpy(memory, &a, 32); }
-inline __m256i _mm256_maskload_epi64(const long long* memory, __m256i mask) {
-  __m256i out = _mm256_setzero_si256();
-  for (int i = 0; i < 4; ++i)
-    if (mask.lane[i] >> 63) std::memcpy(&out.lane[i], memory + i, 8);
-  return out;
-}
-inline __m256i _mm256_xor_si256(__m256i a, __m256i b) {
-  return lanes_of<uint64_t>(a, b, [](uint64_t x, uint64_t y) { return x ^ y; });
-}
 inline __m256i _mm256_and_si256(__m256i a, __m256i b) {
   return lanes_of<uint64_t>(a, b, [](uint64_t x, uint64_t y) { return x & y; });
 }
@@ -135,26 +125,6 @@ inline __m256i _mm256_shuffle_epi8(__m256i table, __m256i index) {
 }
 inline __m256i _mm256_add_epi8(__m256i a, __m256i b) {
   return lanes_of<uint8_t>(a, b, [](uint8_t x, uint8_t y) { return x + y; });
-}
-inline __m256i _mm256_add_epi64(__m256i a, __m256i b) {
-  return lanes_of<uint64_t>(a, b, [](uint64_t x, uint64_t y) { return x + y; });
-}
-inline __m256i _mm256_sad_epu8(__m256i a, __m256i b) {
-  uint8_t x[32], y[32];
-  std::memcpy(x, &a, 32);
-  std::memcpy(y, &b, 32);
-  __m256i out = _mm256_setzero_si256();
-  for (int i = 0; i < 32; ++i) out.lane[i / 8] += static_cast<uint64_t>(x[i] > y[i] ? x[i] - y[i] : y[i] - x[i]);
-  return out;
-}
-inline __m256i _mm256_min_epu32(__m256i a, __m256i b) {
-  return lanes_of<uint32_t>(a, b, [](uint32_t x, uint32_t y) { return std::min(x, y); });
-}
-inline __m256i _mm256_cmpgt_epi32(__m256i a, __m256i b) {
-  return lanes_of<int32_t>(a, b, [](int32_t x, int32_t y) { return x > y ? -1 : 0; });
-}
-inline __m256i _mm256_cmpgt_epi64(__m256i a, __m256i b) {
-  return lanes_of<int64_t>(a, b, [](int64_t x, int64_t y) { return x > y ? -1 : 0; });
 }
 inline int _mm256_testz_si256(__m256i a, __m256i b) {
   const __m256i both = _mm256_and_si256(a, b);
