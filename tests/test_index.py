@@ -209,8 +209,6 @@ def test_a_mapped_file_is_searched_in_place(tmp_path: object) -> None:
 
 
 def test_rows_past_2_to_the_31_are_found(kernel: str) -> None:
-    if kernel == "scalar":
-        pytest.skip("takes the slowest kernel ten times as long, and rows are counted in shared code")
     codes = Codes(np.random.default_rng(1).integers(0, 2**64, (1 << 23, 1), np.uint64), 64)
     index = FlatIndex([codes] * 257)
     same = [row + copy * len(codes) for copy in range(257) for row in (5, 8_000_000)]
