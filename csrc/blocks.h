@@ -63,7 +63,7 @@ struct alignas(64) CacheLine {
 // One thread's buffers: a block in the layout that its kernel scans, and the kernel's hits in it.
 class Workspace {
  public:
-  // preparation: null for the layout word by word.
+  // preparation: null for the layout that the kernel's `within` takes.
   Workspace(const Database& database, const Options& options, const Preparation* preparation)
       : n_words_(database.n_words()), n_bytes_(database.n_bytes()), options_(options), preparation_(preparation) {}
 
@@ -142,6 +142,13 @@ class Interruptions {
   Clock::time_point last_look_ = Clock::now();
 };
 
+// How many queries share a pass, so that what is kept of their hits stays within 64 MiB a thread.
+inline size_t n_queries_at_once(const Database& database, uint64_t k) {
+  constexpr uint64_t kMostHits = 1u << 23;
+  const uint64_t n_kept = 4 * std::min(k, database.n_rows()) + 128 + 64 * database.n_words();  // vectors may double
+  return std::max<uint64_t>(1, kMostHits / n_kept);
+}
+
 class Pass {
  public:
   Pass(const Database& database, size_t n_queries, const Options& options)
@@ -188,11 +195,10 @@ class Pass {
   }
 
  private:
-  static constexpr uint64_t kQueriesToPrepare = 8;  // that a kernel's own layout must serve to be worth making
-  static constexpr uint64_t kWordsPerThread = 1u
-                                              << 17;    // a thread takes microseconds to wake: so many words' comparing
-  static constexpr uint64_t kWordsPerFetch = 1u << 15;  // compared before a thread fetches its next blocks
-  static constexpr uint64_t kWorkPerLook = 1u << 20;    // done before the clock is asked whether it is time to look
+  static constexpr uint64_t kQueriesToPrepare = 8;       // that a kernel's own layout must serve to be worth making
+  static constexpr uint64_t kWordsPerThread = 1u << 17;  // compared while a thread wakes, which takes microseconds
+  static constexpr uint64_t kWordsPerFetch = 1u << 15;   // compared before a thread fetches its next blocks
+  static constexpr uint64_t kWorkPerLook = 1u << 20;     // done before the clock is asked whether it is time to look
 
   const Database& database_;
   const Options& options_;

@@ -11,8 +11,6 @@ namespace athsearch {
 
 namespace {
 
-constexpr uint64_t kHitsPerGroup = 1u << 23;  // of queries: bounds what is kept, but for codes that tie with the k-th
-
 constexpr uint64_t kNotCounted = ~uint64_t{0};
 
 bool is_everything_wanted(const RowRange&) { return true; }
@@ -116,8 +114,7 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
             std::vector<int64_t>* n_ties) {
   const Database& database = postings.codes;
   const uint64_t largest_distance = 64 * database.n_words();
-  const uint64_t n_kept = 4 * std::min(k, database.n_rows()) + 128 + largest_distance;
-  const size_t group_size = std::max<uint64_t>(1, kHitsPerGroup / n_kept);
+  const size_t group_size = n_queries_at_once(database, k);  // besides them all codes that tie with the k-th are kept
   Interruptions interruptions(options);
   const uint64_t most = n_ties == nullptr ? k : ~uint64_t{0};  // rows of a code that count
   Found found;

@@ -11,8 +11,6 @@ namespace athsearch {
 
 namespace {
 
-constexpr uint64_t kHitsPerGroup = 1u << 23;  // bounds the memory of what is kept: 64 MiB a thread
-
 // Whether a mask allows any row of a range.
 struct Wanted {
   const uint64_t* mask;
@@ -55,8 +53,7 @@ uint64_t Database::n_rows() const {
 Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options,
             std::vector<int64_t>* n_ties) {
   const uint64_t largest_distance = 64 * database.n_words();
-  const uint64_t n_kept = 4 * std::min(k, database.n_rows()) + 128 + largest_distance;  // see TopK: a vector may double
-  const size_t group_size = std::max<uint64_t>(1, kHitsPerGroup / n_kept);
+  const size_t group_size = n_queries_at_once(database, k);
   const uint64_t beyond = n_ties == nullptr ? 0 : 1;  // ties with the k-th lie one past the distance that still enters
   const Wanted wanted{options.mask};
   Found found;
