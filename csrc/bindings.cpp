@@ -4,12 +4,14 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "distinct.h"
 #include "gil.h"
+#include "multi_index.h"
 #include "registry.h"
 #include "scanner.h"
 
@@ -44,49 +46,92 @@ class Segments {
   size_t n_words() const { return database_.n_words(); }
   uint64_t n_rows() const { return database_.n_rows(); }
 
+  Found top_k(const Queries& queries, uint64_t k, const Options& options, std::vector<int64_t>* n_ties) const {
+    return athsearch::top_k(database_, queries, k, options, n_ties);
+  }
+  Found within(const Queries& queries, uint64_t radius, const Options& options) const {
+    return athsearch::within(database_, queries, radius, options);
+  }
+
  private:
   std::vector<WordArray> arrays_;
   Database database_;
 };
 
 using OffsetArray = py::array_t<int64_t, py::array::c_style>;
-using RowArray = py::array_t<uint32_t, py::array::c_style>;
+using NumberArray = py::array_t<uint32_t, py::array::c_style>;
 
-// Distinct codes and their rows, checked once and kept alive.
-class Distinct {
+const uint32_t* checked_numbers(const NumberArray& array, const char* what, uint64_t size) {
+  if (array.ndim() != 1 || static_cast<uint64_t>(array.size()) != size)
+    throw py::value_error(std::string(what) + " must be uint32 [" + std::to_string(size) + "]");
+  return array.data();
+}
+
+// Codes with the arrays that spare a search comparing them all, and rows that were added since. Arrays may be mapped
+// from disk: only their shapes are checked here, what they hold where it is used.
+class Sorted {
  public:
-  Distinct(WordArray words, OffsetArray offsets, RowArray rows, size_t bits)
-      : words_(std::move(words)),
-        offsets_(std::move(offsets)),
-        rows_(std::move(rows)),
-        postings_{{{}, bits}, nullptr, nullptr, 0} {
-    if (bits < 1) throw py::value_error("bits must be at least 1");
-    const uint64_t* first = checked_words(words_, "the distinct codes", postings_.codes.n_words());
-    const auto n_codes = static_cast<uint64_t>(words_.shape(0));
-    if (rows_.ndim() != 1) throw py::value_error("rows must be uint32 [n_rows]");
-    const auto n_rows = static_cast<uint64_t>(rows_.size());
-    if (offsets_.ndim() != 1 || static_cast<uint64_t>(offsets_.size()) != n_codes + 1 || offsets_.data()[0] != 0 ||
-        static_cast<uint64_t>(offsets_.data()[n_codes]) != n_rows)
-      throw py::value_error("offsets must be int64 [n_codes + 1], from 0 to n_rows");
-    postings_ = {{{{first, n_codes}}, bits}, offsets_.data(), rows_.data(), n_rows};
-    for (uint64_t code = 0; code < n_codes; ++code) {
-      const int64_t begin = postings_.offsets[code], end = postings_.offsets[code + 1];
-      if (begin >= end || end > static_cast<int64_t>(n_rows)) throw py::value_error("offsets must ascend");
-      for (int64_t i = begin + 1; i < end; ++i)
-        if (postings_.rows[i] <= postings_.rows[i - 1]) throw py::value_error("a code's rows must ascend");
-      if (postings_.rows[end - 1] >= n_rows) throw py::value_error("rows must be below n_rows");
+  using TableArrays = std::tuple<unsigned, NumberArray, WordArray, NumberArray>;
+
+  Sorted(const Segments& codes, std::optional<OffsetArray> offsets, std::optional<NumberArray> rows,
+         std::vector<TableArrays> tables, std::optional<Segments> added)
+      : codes_(codes), offsets_(std::move(offsets)), rows_(std::move(rows)), tables_(std::move(tables)), added_(added) {
+    const Database& database = codes_.searched();
+    const uint64_t n_codes = database.n_rows();
+    if (offsets_.has_value() != rows_.has_value()) throw py::value_error("offsets and rows go together");
+    index_.postings = {database, nullptr, nullptr, n_codes};
+    if (offsets_) {
+      if (offsets_->ndim() != 1 || static_cast<uint64_t>(offsets_->size()) != n_codes + 1)
+        throw py::value_error("offsets must be int64 [" + std::to_string(n_codes + 1) + "]");
+      const auto n_rows = static_cast<uint64_t>(rows_->size());
+      index_.postings = {database, offsets_->data(), checked_numbers(*rows_, "rows", n_rows), n_rows};
     }
+    unsigned first_bit = 0;
+    for (const auto& [n_bits, begins, words, numbers] : tables_) {
+      if (n_bits < 1 || n_bits > athsearch::kMostSubstringBits) throw py::value_error("a substring has 1 to 24 bits");
+      if (static_cast<uint64_t>(words.shape(0)) != n_codes) throw py::value_error("a table holds every code");
+      index_.tables.push_back({first_bit, n_bits, checked_numbers(begins, "begins", (uint64_t{1} << n_bits) + 1),
+                               checked_words(words, "a table's codes", database.n_words()),
+                               checked_numbers(numbers, "a table's numbers", n_codes)});
+      first_bit += n_bits;
+    }
+    if (!tables_.empty() && first_bit != database.n_bits) throw py::value_error("every bit is in one substring");
+    if (!added_) return;
+    if (added_->n_words() != n_words()) throw py::value_error("codes added since must be of the same length");
+    added_database_ = added_->searched();
+    added_database_->first_row = index_.postings.n_rows;
   }
 
-  const athsearch::Postings& searched() const { return postings_; }
-  size_t n_words() const { return postings_.codes.n_words(); }
-  uint64_t n_rows() const { return postings_.n_rows; }
+  size_t n_words() const { return codes_.n_words(); }
+  uint64_t n_rows() const { return index_.postings.n_rows + (added_ ? added_->n_rows() : 0); }
+
+  Found top_k(const Queries& queries, uint64_t k, const Options& options, std::vector<int64_t>* n_ties) const {
+    std::vector<int64_t> ties, added_ties;
+    std::vector<int64_t>* of_sorted = n_ties == nullptr ? nullptr : added_database_ ? &ties : n_ties;
+    Found found = index_.tables.empty() ? athsearch::top_k(index_.postings, queries, k, options, of_sorted)
+                                        : athsearch::top_k(index_, queries, k, options, of_sorted);
+    if (!added_database_) return found;
+    const Found of_added =
+        athsearch::top_k(*added_database_, queries, k, options, n_ties == nullptr ? nullptr : &added_ties);
+    return athsearch::merged(found, ties, of_added, added_ties, k, n_ties);
+  }
+
+  Found within(const Queries& queries, uint64_t radius, const Options& options) const {
+    Found found = index_.tables.empty() ? athsearch::within(index_.postings, queries, radius, options)
+                                        : athsearch::within(index_, queries, radius, options);
+    if (!added_database_) return found;
+    const Found of_added = athsearch::within(*added_database_, queries, radius, options);
+    return athsearch::merged(found, {}, of_added, {}, ~uint64_t{0}, nullptr);
+  }
 
  private:
-  WordArray words_;
-  OffsetArray offsets_;
-  RowArray rows_;
-  athsearch::Postings postings_;
+  Segments codes_;
+  std::optional<OffsetArray> offsets_;
+  std::optional<NumberArray> rows_;
+  std::vector<TableArrays> tables_;
+  std::optional<Segments> added_;
+  std::optional<Database> added_database_;
+  athsearch::MultiIndex index_{{{{}, 1}, nullptr, nullptr, 0}, {}};
 };
 
 bool is_interrupted() {
@@ -141,6 +186,10 @@ auto run(Work work) {
     athsearch::without_gil([&] { result = work(); });
   } catch (const athsearch::Interrupted&) {
     throw py::error_already_set();
+  } catch (const athsearch::Damaged&) {
+    py::set_error(py::module_::import("athsearch.errors").attr("SegmentCorrupt"),
+                  "the index's arrays are damaged: they point past their end");
+    throw py::error_already_set();
   }
   return result;
 }
@@ -151,9 +200,8 @@ py::tuple top_k(const Searched& searched, const WordArray& queries, uint64_t k, 
   if (k < 1) throw py::value_error("k must be at least 1");
   const Arguments arguments(searched.n_words(), searched.n_rows(), queries, mask, threads, kernel);
   std::vector<int64_t> ties;
-  const Found found = run([&] {
-    return athsearch::top_k(searched.searched(), arguments.queries, k, arguments.options, count_ties ? &ties : nullptr);
-  });
+  const Found found =
+      run([&] { return searched.top_k(arguments.queries, k, arguments.options, count_ties ? &ties : nullptr); });
   return py::make_tuple(to_arrays(found), count_ties ? py::object(to_array(ties)) : py::none());
 }
 
@@ -161,8 +209,7 @@ template <class Searched>
 py::tuple within(const Searched& searched, const WordArray& queries, uint64_t radius, const py::object& mask,
                  unsigned threads, const std::string& kernel) {
   const Arguments arguments(searched.n_words(), searched.n_rows(), queries, mask, threads, kernel);
-  return to_arrays(
-      run([&] { return athsearch::within(searched.searched(), arguments.queries, radius, arguments.options); }));
+  return to_arrays(run([&] { return searched.within(arguments.queries, radius, arguments.options); }));
 }
 
 template <class Searched>
@@ -175,12 +222,13 @@ void define_searches(py::module_& module) {
              "(offsets, rows, distances), hits ordered by (distance, row).");
 }
 
-// An array that owns what was in the vector.
+// An array that owns the buffer.
 template <class T>
-py::array_t<T> moved_to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
-  auto kept = std::make_unique<std::vector<T>>(std::move(values));
+py::array_t<T> to_array(athsearch::Buffer<T>&& buffer, std::vector<py::ssize_t> shape) {
+  auto kept = std::make_unique<athsearch::Buffer<T>>(std::move(buffer));
   const T* data = kept->data();
-  const py::capsule owner(kept.release(), [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
+  if (data == nullptr) return py::array_t<T>(std::move(shape));
+  const py::capsule owner(kept.release(), [](void* memory) { delete static_cast<athsearch::Buffer<T>*>(memory); });
   return py::array_t<T>(std::move(shape), data, owner);
 }
 
@@ -190,9 +238,35 @@ py::tuple group(const Segments& segments, unsigned threads) {
   athsearch::Grouped grouped = run([&] { return athsearch::group(segments.searched(), threads, is_interrupted); });
   const auto n_codes = static_cast<py::ssize_t>(grouped.offsets.size()) - 1;
   const auto n_rows = static_cast<py::ssize_t>(grouped.rows.size());
-  return py::make_tuple(
-      moved_to_array(std::move(grouped.words), {n_codes, static_cast<py::ssize_t>(segments.n_words())}),
-      moved_to_array(std::move(grouped.offsets), {n_codes + 1}), moved_to_array(std::move(grouped.rows), {n_rows}));
+  return py::make_tuple(to_array(std::move(grouped.words), {n_codes, static_cast<py::ssize_t>(segments.n_words())}),
+                        to_array(std::move(grouped.offsets), {n_codes + 1}),
+                        to_array(std::move(grouped.rows), {n_rows}));
+}
+
+void fill_table(const Segments& codes, unsigned first_bit, unsigned n_bits, NumberArray begins, WordArray words,
+                NumberArray numbers, unsigned threads) {
+  if (codes.n_rows() > athsearch::kMostDistinctRows)
+    throw py::value_error("at most 4294967295 codes can be ordered, got " + std::to_string(codes.n_rows()));
+  if (n_bits < 1 || n_bits > athsearch::kMostSubstringBits || first_bit + n_bits > codes.searched().n_bits)
+    throw py::value_error("a substring has 1 to 24 bits of the code");
+  checked_numbers(begins, "begins", (uint64_t{1} << n_bits) + 1);
+  checked_words(words, "words", codes.n_words());
+  if (static_cast<uint64_t>(words.shape(0)) != codes.n_rows()) throw py::value_error("words must hold every code");
+  checked_numbers(numbers, "numbers", codes.n_rows());
+  uint32_t* const to_begins = begins.mutable_data();
+  uint64_t* const to_words = words.mutable_data();
+  uint32_t* const to_numbers = numbers.mutable_data();
+  run([&] {
+    athsearch::fill_table(codes.searched(), first_bit, n_bits, to_begins, to_words, to_numbers, threads,
+                          is_interrupted);
+    return true;
+  });
+}
+
+double probing_words(uint64_t n_codes, size_t bits, const std::vector<unsigned>& substring_bits, uint64_t distance) {
+  athsearch::MultiIndex sizes{{{{{nullptr, n_codes}}, bits}, nullptr, nullptr, n_codes}, {}};
+  for (const unsigned n_bits : substring_bits) sizes.tables.push_back({0, n_bits, nullptr, nullptr, nullptr});
+  return athsearch::probing_words(sizes, distance);
 }
 
 std::vector<std::string> kernel_names() {
@@ -219,10 +293,19 @@ PYBIND11_MODULE(_scan, module) {
   py::class_<Segments>(module, "Segments", "Arrays of codes, uint64 [n, n_words], that count as one.")
       .def(py::init<std::vector<WordArray>, size_t>(), py::arg("arrays").noconvert(), py::arg("bits"));
   define_searches<Segments>(module);
-  py::class_<Distinct>(module, "Distinct", "Distinct codes, and the rows offsets[c] to offsets[c + 1] - 1 of code c.")
-      .def(py::init<WordArray, OffsetArray, RowArray, size_t>(), py::arg("words").noconvert(),
-           py::arg("offsets").noconvert(), py::arg("rows").noconvert(), py::arg("bits"));
-  define_searches<Distinct>(module);
+  py::class_<Sorted>(module, "Sorted",
+                     "Codes with the rows that carry them, tables by substring, and rows added since.")
+      .def(py::init<const Segments&, std::optional<OffsetArray>, std::optional<NumberArray>,
+                    std::vector<Sorted::TableArrays>, std::optional<Segments>>(),
+           py::arg("codes"), py::arg("offsets").noconvert(), py::arg("rows").noconvert(), py::arg("tables").noconvert(),
+           py::arg("added"));
+  define_searches<Sorted>(module);
   module.def("group", &group, py::arg("segments"), py::arg("threads"),
-             "(words uint64 [n_codes, n_words], offsets int64 [n_codes + 1], rows uint32 [n_rows]) for Distinct.");
+             "(words uint64 [n_codes, n_words], offsets int64 [n_codes + 1], rows uint32 [n_rows]) for Sorted.");
+  module.def("fill_table", &fill_table, py::arg("codes"), py::arg("first_bit"), py::arg("n_bits"),
+             py::arg("begins").noconvert(), py::arg("words").noconvert(), py::arg("numbers").noconvert(),
+             py::arg("threads"), "Writes a table of Sorted: begins [2^n_bits + 1], words [n, n_words], numbers [n].");
+  module.def("probing_words", &probing_words, py::arg("n_codes"), py::arg("bits"), py::arg("substring_bits"),
+             py::arg("distance"),
+             "About how many words a scan compares in the time that looking into buckets up to a distance takes.");
 }

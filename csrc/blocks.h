@@ -27,7 +27,7 @@ class Blocks {
     const size_t row_bytes =
         preparation == nullptr ? 8 * database.n_words() : preparation->bytes_per_byte * database.n_bytes();
     block_rows_ = std::max<uint64_t>(1, block_bytes / (row_bytes * kPartRows)) * kPartRows;
-    uint64_t first_row = 0;
+    uint64_t first_row = database.first_row;
     for (const Segment& segment : database.segments) {
       first_block_.push_back(n_blocks_);
       first_row_.push_back(first_row);

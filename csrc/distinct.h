@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "buffer.h"
 #include "scanner.h"
 
 namespace athsearch {
@@ -12,20 +13,23 @@ namespace athsearch {
 // Rows are numbered and counted in 32 bits here.
 constexpr uint64_t kMostDistinctRows = 0xffffffff;
 
-// The distinct codes of a database, in no particular order, and the rows that carry each: those of code c are
-// rows[offsets[c]] to rows[offsets[c + 1] - 1], ascending.
+// The codes that are compared, and the rows that carry each: those of code c are rows[offsets[c]] to
+// rows[offsets[c + 1] - 1], ascending. Without offsets each code is a row of its own, the one of its number.
 struct Postings {
   Database codes;
-  const int64_t* offsets;  // [n_codes + 1]
-  const uint32_t* rows;    // [n_rows]
+  const int64_t* offsets;  // [n_codes + 1], or null
+  const uint32_t* rows;    // [n_rows], or null
   uint64_t n_rows;
 };
 
-// The same with the memory that holds it.
+// What is searched came from a file that holds something else than was written.
+struct Damaged {};
+
+// Distinct codes, in no particular order, with the memory that holds them.
 struct Grouped {
-  std::vector<uint64_t> words;  // row-major [n_codes, n_words]
-  std::vector<int64_t> offsets;
-  std::vector<uint32_t> rows;
+  Buffer<uint64_t> words;  // row-major [n_codes, n_words]
+  Buffer<int64_t> offsets;
+  Buffer<uint32_t> rows;
 };
 
 // Finds the distinct codes. The result does not depend on the number of threads. n_rows: at most kMostDistinctRows.

@@ -42,12 +42,37 @@ void append_merged(std::vector<std::vector<Hit>> lists, uint64_t k, Found& found
   found.offsets.push_back(static_cast<int64_t>(found.hits.size()));
 }
 
+// How many of an answer's rows lie at a distance that is at most that of its last hit if it has k.
+int64_t n_at(const Found& found, const std::vector<int64_t>& ties, size_t query, uint64_t distance) {
+  const auto begin = found.hits.begin() + found.offsets[query], end = found.hits.begin() + found.offsets[query + 1];
+  if (begin == end) return 0;
+  if (hit_distance(end[-1]) == distance) return ties[query];
+  return std::lower_bound(begin, end, make_hit(distance + 1, 0)) - std::lower_bound(begin, end, make_hit(distance, 0));
+}
+
 }  // namespace
 
 uint64_t Database::n_rows() const {
   uint64_t n_rows = 0;
   for (const Segment& segment : segments) n_rows += segment.n_rows;
   return n_rows;
+}
+
+Found merged(const Found& first, const std::vector<int64_t>& first_ties, const Found& second,
+             const std::vector<int64_t>& second_ties, uint64_t k, std::vector<int64_t>* n_ties) {
+  Found found;
+  found.offsets.push_back(0);
+  for (size_t q = 0; q + 1 < first.offsets.size(); ++q) {
+    std::vector<std::vector<Hit>> lists;
+    for (const Found* part : {&first, &second})
+      lists.emplace_back(part->hits.begin() + part->offsets[q], part->hits.begin() + part->offsets[q + 1]);
+    append_merged(std::move(lists), k, found);
+    if (n_ties == nullptr) continue;
+    const bool is_any = found.offsets.back() > found.offsets.end()[-2];
+    const uint64_t last = is_any ? hit_distance(found.hits.back()) : 0;
+    n_ties->push_back(is_any ? n_at(first, first_ties, q, last) + n_at(second, second_ties, q, last) : 0);
+  }
+  return found;
 }
 
 Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options,

@@ -18,7 +18,8 @@ struct Segment {
 // What is searched: segments in row order, as if they were one array.
 struct Database {
   std::vector<Segment> segments;
-  size_t n_bits;  // of a code, from 1; what its last word holds beyond them is zero
+  size_t n_bits;           // of a code, from 1; what its last word holds beyond them is zero
+  uint64_t first_row = 0;  // the number of its first row in hits and in the mask
   size_t n_words() const { return (n_bits + 63) / 64; }
   size_t n_bytes() const { return (n_bits + 7) / 8; }
   uint64_t n_rows() const;
@@ -36,6 +37,8 @@ struct Options {
   bool (*is_interrupted)();  // asked now and then, on the caller's thread; null: never
   // Of rows that all queries are shown at once; what fits a 32 KiB L1 cache with room for queries and hits.
   uint64_t block_bytes = 24 * 1024;
+  // How much of a scan's work a search with substrings may spend on buckets before it scans instead.
+  double most_probing = 1;
 };
 
 // The search was given up because Options::is_interrupted said so.
@@ -46,6 +49,11 @@ struct Found {
   std::vector<int64_t> offsets;
   std::vector<Hit> hits;
 };
+
+// The answers of two databases, each hit in one of them, as if they were one; ties are counted as top_k does, where
+// given.
+Found merged(const Found& first, const std::vector<int64_t>& first_ties, const Found& second,
+             const std::vector<int64_t>& second_ties, uint64_t k, std::vector<int64_t>* n_ties);
 
 // At most k hits a query, k from 1. With n_ties it gets, for each query, how many allowed rows lie at exactly the
 // distance of its last hit; 0 where it has none.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -11,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athsearch import _scan
-from athsearch.codes import Codes
-from athsearch.errors import KernelUnavailable, ModelMismatch
-from athsearch.index import INDEXES, DistinctIndex, FlatIndex, open_index
+from athsearch.codes import Codes, concatenate
+from athsearch.errors import KernelUnavailable, ModelMismatch, SegmentCorrupt
+from athsearch.index import INDEXES, DistinctIndex, FlatIndex, MihIndex, open_index
+from athsearch.index.sorted import SortedForm
 from athsearch.types import AnyArray, Bools, Ids, Mask, Neighbors
 
 BITS = (1, 7, 12, 36, 48, 63, 64, 65, 128, 512)
 N_CODES = (0, 1, 7, 8, 9, 4095, 4097)
+KINDS: dict[str, type[DistinctIndex] | type[MihIndex]] = {"distinct": DistinctIndex, "mih": MihIndex}
 FEW, MANY = 3, 9  # queries: a kernel may lay the rows out in another way for many
 
 
@@ -139,6 +143,103 @@ def test_answers_do_not_depend_on_threads_or_segments(kernel: str, bits: int) ->
                 assert_same(index.within(queries, bits // 7, mask, threads), near)
 
 
+@pytest.mark.parametrize("kind", ["distinct", "mih", "auto"])
+@pytest.mark.parametrize(("n_distinct", "bits"), [(200_000, 64), (200_000, 48), (3_000, 96), (150_000, 20)])
+def test_large_sorted_indexes_equal_the_flat_one(kernel: str, kind: str, n_distinct: int, bits: int) -> None:
+    rng = np.random.default_rng(n_distinct + bits)
+    codes = random_codes(n_distinct, bits, 20)[(n_distinct * rng.random(200_000) ** 2).astype(np.int64)]
+    near = codes[rng.integers(0, len(codes), 5)].to_bits() ^ (rng.random((5, bits)) < 0.05)
+    queries = concatenate([Codes.from_bits(near), random_codes(4, bits, 21)])
+    allowed, flat = rng.random(len(codes)) < 0.2, FlatIndex(codes)
+    index = open_index(kind, codes)
+    for asked in (queries, queries[:1]):
+        for mask in (None, allowed):
+            for k in (1, 10, 500):
+                assert_same(index.search(asked, k, mask, count_ties=True), flat.search(asked, k, mask, count_ties=True))
+            for radius in (0, 3, bits // 6, bits // 2):
+                assert_same(index.within(asked, radius, mask), flat.within(asked, radius, mask))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["flat", "distinct", "mih"]),
+    bits=st.sampled_from([7, 36, 64, 128]),
+    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=6),
+    with_ids=st.booleans(),
+    flip=st.sampled_from([0.0, 0.02, 0.5]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_grown_index_answers_as_one_built_at_once(
+    kind: str, bits: int, sizes: list[int], with_ids: bool, flip: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    whole, queries = random_codes(sum(sizes), bits, seed, flip), random_codes(FEW, bits, seed + 1, flip)
+    ids = np.cumsum(rng.integers(1, 5, len(whole)))
+    ends = np.cumsum(sizes)
+    allowed = rng.random(len(whole)) < 0.5  # the others were deleted
+    parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    index = open_index(kind, whole[parts[0]], ids[parts[0]] if with_ids else None)
+    for part in parts[1:]:
+        before = index
+        index = before.grown(whole[part], ids[part] if with_ids else None)
+        assert before.n_codes == part.start
+        truth = FlatIndex(whole[: part.stop], ids[: part.stop] if with_ids else None)
+        for mask in (None, allowed[: part.stop]):
+            assert_same(
+                index.search(queries, 20, mask, count_ties=True), truth.search(queries, 20, mask, count_ties=True)
+            )
+            assert_same(index.within(queries, bits // 4, mask), truth.within(queries, bits // 4, mask))
+
+
+def test_codes_added_are_scanned_until_they_are_many() -> None:
+    codes, few, many = random_codes(3200, 64, 22), random_codes(200, 64, 23), random_codes(1, 64, 24)
+    index = DistinctIndex(codes)
+    with_few = index.grown(few)
+    assert with_few.form is index.form
+    assert (with_few.n_codes, with_few.n_distinct) == (3400, 3200)
+    assert with_few.grown(many).n_distinct == 3401
+    assert (index.n_codes, index.n_distinct) == (3200, 3200)
+    with pytest.raises(ValueError, match="the codes added have ids and the index has none"):
+        index.grown(few, np.arange(5000, 5200))
+    with pytest.raises(ValueError, match="ids must ascend strictly; row 3200 has 7 after 3199"):
+        MihIndex(codes, np.arange(3200)).grown(many, np.array([7]))
+    with pytest.raises(ModelMismatch, match="64-bit codes, the query 36"):
+        index.grown(random_codes(2, 36, 25))
+    with pytest.raises(ModelMismatch, match="model a, the query by b"):
+        FlatIndex(Codes(codes.words, 64, "a")).grown(Codes(few.words, 64, "b"))
+
+
+@pytest.mark.parametrize("kind", ["distinct", "mih"])
+@pytest.mark.parametrize("n_distinct", [100, 5000])
+def test_a_sorted_form_survives_files(kind: str, n_distinct: int, tmp_path: Path) -> None:
+    codes = random_codes(n_distinct, 64, 26)[np.random.default_rng(27).integers(0, n_distinct, 5000)]
+    added, queries = random_codes(50, 64, 28), random_codes(3, 64, 29)
+    form = KINDS[kind].sort(codes)
+    for name, array in form.arrays():
+        np.save(tmp_path / f"{name}.npy", array)
+    mapped = {path.stem: np.load(path, mmap_mode="r") for path in tmp_path.iterdir()}
+    index = KINDS[kind]([codes, added], form=SortedForm.from_arrays(5000, mapped))
+    assert_same(index.search(queries, 100), FlatIndex([codes, added]).search(queries, 100))
+    with pytest.raises(ValueError, match="the sorted form is of 5000 rows, which is not where a segment"):
+        KINDS[kind]([codes[:4999], added], form=form)
+
+
+def test_auto_says_what_it_chose_and_why() -> None:
+    rng = np.random.default_rng(30)
+    uniform, learned = random_codes(400_000, 64, 31), random_codes(500, 64, 32)[rng.integers(0, 500, 400_000)]
+    near = uniform[rng.integers(0, 30_000, 400_000)].to_bits()
+    near[np.arange(400_000), rng.integers(0, 64, 400_000)] ^= True
+    for codes, kind in ((uniform[:50_000], "flat"), (random_codes(200_000, 256, 33), "flat"), (learned, "distinct"),
+                        (Codes.from_bits(near), "mih")):  # fmt: skip
+        index = open_index("auto", codes)
+        assert index.plan is not None
+        assert str(index.plan).startswith(f"{kind}: "), index.plan
+        assert f"{len(codes):,}" in str(index.plan)
+        assert type(index) is {"flat": FlatIndex, **KINDS}[kind]
+        assert index.plan.costs["flat"] == len(codes) * codes.n_words
+    assert FlatIndex(uniform).plan is None
+
+
 @pytest.mark.parametrize("n_classes", [1, 300])
 def test_distinct_codes_of_skewed_classes(kernel: str, n_classes: int) -> None:
     rng = np.random.default_rng(15)
@@ -179,25 +280,47 @@ def test_more_codes_than_32_bits_count_are_refused() -> None:
     codes = Codes(np.zeros((1 << 23, 1), np.uint64), 64)
     with pytest.raises(ValueError, match="at most 4294967295 codes can be grouped, got 4294967296"):
         DistinctIndex([codes] * 512)
+    index = open_index("auto", [codes] * 512)
+    assert "more than 4,294,967,295" in str(index.plan)
 
 
-def test_distinct_codes_that_do_not_fit_their_rows_are_refused() -> None:
-    def distinct(offsets: list[int], rows: list[int], n_words: int = 1) -> None:
-        words = np.zeros((2, n_words), np.uint64)
-        _scan.Distinct(words, np.array(offsets, np.int64), np.array(rows, np.uint32), 64)
+def sorted_codes(
+    offsets: list[int], rows: list[int], begins: Sequence[int] = (0, 1, 3), numbers: Sequence[int] = (0, 1, 2)
+) -> _scan.Sorted:
+    words, u32 = np.array([[0], [1], [1]], np.uint64), np.uint32
+    table = (1, np.array(begins, u32), words, np.array(numbers, u32))
+    codes = _scan.Segments([words], 1)
+    return _scan.Sorted(codes, np.array(offsets, np.int64), np.array(rows, u32), [table], None)
 
-    distinct([0, 2, 3], [0, 2, 1])
-    for offsets, rows, message in (
-        ([0, 3], [0, 2, 1], "from 0 to n_rows"),
-        ([0, 2, 4], [0, 2, 1], "from 0 to n_rows"),
-        ([0, 3, 3], [0, 1, 2], "offsets must ascend"),
-        ([0, 2, 3], [2, 0, 1], "a code's rows must ascend"),
-        ([0, 2, 3], [0, 3, 1], "rows must be below n_rows"),
+
+def test_sorted_arrays_of_wrong_shapes_are_refused() -> None:
+    sorted_codes([0, 1, 2, 4], [3, 0, 1, 2])
+    for arguments, message in (
+        (([0, 1, 4], [3, 0, 1, 2]), r"offsets must be int64 \[4\]"),
+        (([0, 1, 2, 4], [3, 0, 1, 2], (0, 3)), r"begins must be uint32 \[3\]"),
+        (([0, 1, 2, 4], [3, 0, 1, 2], (0, 1, 3), (0, 1)), r"numbers must be uint32 \[3\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            distinct(offsets, rows)
-    with pytest.raises(ValueError, match=r"distinct codes must be uint64 \[n, 1\]"):
-        distinct([0, 2, 3], [0, 2, 1], n_words=2)
+            sorted_codes(*arguments)
+    codes = _scan.Segments([np.zeros((2, 1), np.uint64)], 64)
+    with pytest.raises(ValueError, match="offsets and rows go together"):
+        _scan.Sorted(codes, np.array([0, 1, 2]), None, [], None)
+    zeros = np.zeros(2, np.uint32)
+    with pytest.raises(ValueError, match="every bit is in one substring"):
+        _scan.Sorted(codes, None, None, [(1, np.zeros(3, np.uint32), np.zeros((2, 1), np.uint64), zeros)], None)
+
+
+def test_damaged_sorted_arrays_are_found_out_when_they_are_used() -> None:
+    query = np.zeros((1, 1), np.uint64)
+
+    def search(*arrays: Sequence[int]) -> list[int]:
+        sorted_ = sorted_codes(*(list(array) for array in arrays))
+        return _scan.top_k(sorted_, query, 4, None, 1, "", False)[0][1].tolist()
+
+    assert search([0, 1, 2, 4], [3, 0, 1, 2]) == [3, 0, 1, 2]
+    for offsets, rows in (([0, 1, 2, 5], [3, 0, 1, 2]), ([0, 1, 1, 4], [3, 0, 1, 2]), ([0, 1, 2, 4], [3, 0, 1, 4])):
+        with pytest.raises(SegmentCorrupt, match="damaged"):
+            search(offsets, rows)
 
 
 def test_a_mapped_file_is_searched_in_place(tmp_path: object) -> None:

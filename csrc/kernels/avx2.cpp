@@ -25,14 +25,18 @@ inline uint64_t n_differing(uint64_t a, uint64_t b) { return static_cast<uint64_
 template <size_t kWords>
 size_t within_rows(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
   constexpr size_t kRows = 8;
-  constexpr size_t kBytesAhead = 4096;  // are fetched from memory; the processor's own prefetching stops at pages
+  // Fetched from memory: the processor's own prefetching stops at pages. Short blocks do not lie one after the other.
+  constexpr size_t kBytesAhead = 4096;
   const size_t n_words = kWords == 0 ? block.n_words : kWords, stride = kWords == 0 ? block.stride : kWords;
+  const bool is_streamed = block.n_rows * n_words * 8 >= 4 * kBytesAhead;
   size_t row = 0, n_hits = 0;
   for (; row + kRows <= block.n_rows; row += kRows) {
     const uint64_t* rows = block.words + row * stride;
     uint64_t distances[kRows] = {};
     for (size_t word = 0; word < n_words; ++word) {
-      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(rows + word * kRows) + kBytesAhead));
+      if (is_streamed)
+        __builtin_prefetch(
+            reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(rows + word * kRows) + kBytesAhead));
       for (size_t i = 0; i < kRows; ++i) distances[i] += n_differing(query[word], rows[i * stride + word]);
     }
     bool is_any_near = false;

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .data import Item, Source, open_source
     from .encoder import Encoder
     from .evaluation import ArchiveEvaluation, Evaluation, evaluate, evaluate_archive
-    from .index import DistinctIndex, FlatIndex, Index, open_index
+    from .index import DistinctIndex, FlatIndex, Index, MihIndex, Plan, open_index
     from .preprocessing import Preprocessing
     from .recipes import TrainingSettings, recipe_settings
     from .training import train
@@ -35,8 +35,10 @@ __all__ = [
     "Index",
     "Item",
     "Mask",
+    "MihIndex",
     "Neighbors",
     "Neighbour",
+    "Plan",
     "Preprocessing",
     "Source",
     "TrainingSettings",
@@ -64,8 +66,10 @@ _HOME = {
     "Index": "index",
     "Item": "data",
     "Mask": "types",
+    "MihIndex": "index",
     "Neighbors": "types",
     "Neighbour": "types",
+    "Plan": "index",
     "Preprocessing": "preprocessing",
     "Source": "data",
     "TrainingSettings": "recipes",

@@ -11,12 +11,29 @@ def selected_kernel(name: str = "") -> str: ...
 class Segments:
     def __init__(self, arrays: Sequence[Words], bits: int) -> None: ...
 
-class Distinct:
-    def __init__(self, words: Words, offsets: Ids, rows: NDArray[np.uint32], bits: int) -> None: ...
+class Sorted:
+    def __init__(
+        self,
+        codes: Segments,
+        offsets: Ids | None,
+        rows: NDArray[np.uint32] | None,
+        tables: Sequence[tuple[int, NDArray[np.uint32], Words, NDArray[np.uint32]]],
+        added: Segments | None,
+    ) -> None: ...
 
 def group(segments: Segments, threads: int) -> tuple[Words, Ids, NDArray[np.uint32]]: ...
+def fill_table(
+    codes: Segments,
+    first_bit: int,
+    n_bits: int,
+    begins: NDArray[np.uint32],
+    words: Words,
+    numbers: NDArray[np.uint32],
+    threads: int,
+) -> None: ...
+def probing_words(n_codes: int, bits: int, substring_bits: Sequence[int], distance: int) -> float: ...
 def top_k(
-    searched: Segments | Distinct,
+    searched: Segments | Sorted,
     queries: Words,
     k: int,
     mask: NDArray[np.uint64] | None,
@@ -25,7 +42,7 @@ def top_k(
     count_ties: bool,
 ) -> tuple[tuple[Ids, Ids, Distances], Ids | None]: ...
 def within(
-    searched: Segments | Distinct,
+    searched: Segments | Sorted,
     queries: Words,
     radius: int,
     mask: NDArray[np.uint64] | None,

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/distinct.h"
+#include "../../csrc/multi_index.h"
 #include "../../csrc/pool.h"
 #include "../../csrc/scanner.h"
 
@@ -38,20 +38,89 @@ static std::vector<Hit> plain_search(const std::vector<uint64_t>& rows, const ui
   return hits;
 }
 
-// Whether a search over the distinct codes answers the same.
-static bool is_distinct_equal(const Database& database, const Queries& queries, uint64_t k, uint64_t radius,
-                              const Options& options, const Found& best, const std::vector<int64_t>& ties,
-                              const Found& near) {
+// The answers that every search has to give.
+struct Truth {
+  Queries queries;
+  uint64_t k, radius;
+  const Found& best;
+  const std::vector<int64_t>& ties;
+  const Found& near;
+};
+
+template <class Searched>
+static bool is_equal(const Searched& searched, const Truth& truth, const Options& options) {
+  std::vector<int64_t> ties;
+  const Found found = top_k(searched, truth.queries, truth.k, options, &ties);
+  const Found plain = top_k(searched, truth.queries, truth.k, options);
+  const Found around = within(searched, truth.queries, truth.radius, options);
+  const Found first = top_k(searched, {truth.queries.words, 1}, truth.k, options);  // all threads on one query
+  return found.hits == truth.best.hits && found.offsets == truth.best.offsets && plain.hits == truth.best.hits &&
+         ties == truth.ties && around.hits == truth.near.hits && around.offsets == truth.near.offsets &&
+         first.hits == std::vector<Hit>(found.hits.begin(), found.hits.begin() + found.offsets[1]);
+}
+
+// Tables of the codes for substrings of at most so many bits, with the memory that holds them.
+struct Tables {
+  std::vector<SubstringTable> tables;
+  std::vector<std::vector<uint32_t>> begins, numbers;
+  std::vector<std::vector<uint64_t>> words;
+
+  Tables(const Database& codes, unsigned most_bits, unsigned threads) {
+    const size_t n = (codes.n_bits + most_bits - 1) / most_bits;
+    unsigned first_bit = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const auto n_bits = static_cast<unsigned>(codes.n_bits / n + (i < codes.n_bits % n));
+      begins.emplace_back((size_t{1} << n_bits) + 1);
+      numbers.emplace_back(codes.n_rows());
+      words.emplace_back(codes.n_rows() * codes.n_words());
+      fill_table(codes, first_bit, n_bits, begins[i].data(), words[i].data(), numbers[i].data(), threads, nullptr);
+      tables.push_back({first_bit, n_bits, begins[i].data(), words[i].data(), numbers[i].data()});
+      first_bit += n_bits;
+    }
+  }
+};
+
+// Whether searches over distinct codes, and over codes in the order of their substrings, answer the same.
+static bool is_sorted_equal(const Database& database, const Truth& truth, Options options) {
   const Grouped grouped = group(database, options.threads, nullptr);
-  const uint64_t n_codes = grouped.offsets.size() - 1;
-  const Database codes{{{grouped.words.data(), n_codes}}, database.n_bits};
-  const Postings postings{codes, grouped.offsets.data(), grouped.rows.data(), grouped.rows.size()};
-  std::vector<int64_t> distinct_ties;
-  const Found found = top_k(postings, queries, k, options, &distinct_ties);
-  const Found plain = top_k(postings, queries, k, options);
-  const Found around = within(postings, queries, radius, options);
-  return found.hits == best.hits && found.offsets == best.offsets && plain.hits == best.hits && distinct_ties == ties &&
-         around.hits == near.hits && around.offsets == near.offsets;
+  const Database distinct{{{grouped.words.data(), grouped.offsets.size() - 1}}, database.n_bits};
+  const Postings postings{distinct, grouped.offsets.data(), grouped.rows.data(), grouped.rows.size()};
+  if (!is_equal(postings, truth, options)) return false;
+  if (database.n_bits > 200 || (database.n_rows() > 17 && database.n_rows() != 4097)) return true;  // to save time
+  const unsigned most_bits = options.threads == 1 ? 7 : 12;
+  const Tables of_distinct(distinct, most_bits, options.threads), of_rows(database, most_bits, options.threads);
+  for (const double most_probing : {0., 1., 1e18}) {
+    if (most_probing > 1 && truth.radius > 12) continue;  // as many buckets as there are
+    options.most_probing = most_probing;
+    if (!is_equal(MultiIndex{postings, of_distinct.tables}, truth, options)) return false;
+    const Postings plain{database, nullptr, nullptr, database.n_rows()};
+    if (!is_equal(MultiIndex{plain, of_rows.tables}, truth, options)) return false;
+  }
+  return true;
+}
+
+// Postings and tables that point past their end are found out before memory is read there.
+static bool check_damage() {
+  const std::vector<uint64_t> words = {0, 1, 2};
+  const Database codes{{{words.data(), 3}}, 4};
+  const std::vector<uint64_t> query = {0};
+  const auto is_found = [&](std::vector<int64_t> offsets, std::vector<uint32_t> rows, uint32_t begin, uint32_t number) {
+    Tables tables(codes, 4, 1);
+    for (uint32_t& at : tables.begins[0]) at += begin;
+    for (uint32_t& at : tables.numbers[0]) at += number;
+    const MultiIndex index{{codes, offsets.data(), rows.data(), rows.size()}, tables.tables};
+    Options options{&kernel_scalar, nullptr, 1, nullptr};
+    options.most_probing = 1e18;
+    try {
+      top_k(index, {query.data(), 1}, 3, options);
+    } catch (const Damaged&) {
+      return true;
+    }
+    return false;
+  };
+  return !is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 0, 0) && is_found({0, 1, 3, 5}, {3, 0, 1, 2}, 0, 0) &&
+         is_found({0, 1, 1, 4}, {3, 0, 1, 2}, 0, 0) && is_found({0, 1, 3, 4}, {3, 0, 1, 4}, 0, 0) &&
+         is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 1, 0) && is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 0, 1);
 }
 
 static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_queries, unsigned threads, bool masked) {
@@ -76,7 +145,7 @@ static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_q
   const Found near = within(database, {queries.data(), n_queries}, radius, options);
   const Found same = top_k(database, {queries.data(), n_queries}, k, options);
   if (same.offsets != best.offsets || same.hits != best.hits) return false;
-  if (!is_distinct_equal(database, {queries.data(), n_queries}, k, radius, options, best, ties, near)) return false;
+  if (!is_sorted_equal(database, {{queries.data(), n_queries}, k, radius, best, ties, near}, options)) return false;
   for (size_t q = 0; q < n_queries; ++q) {
     const uint64_t* query = queries.data() + q * n_words;
     std::vector<Hit> all = plain_search(rows, query, n_words, 64 * n_words, options.mask);
@@ -144,8 +213,8 @@ static bool check_pool() {
 }
 
 int main() {
-  if (!check_pool() || !check_interruption()) {
-    std::printf("wrong: threads\n");
+  if (!check_pool() || !check_interruption() || !check_damage()) {
+    std::printf("wrong: threads or damage\n");
     return 1;
   }
   for (const Kernel* kernel : kKernels)

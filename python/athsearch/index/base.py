@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +53,21 @@ class Index(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which kind was chosen, and what it rests on.
+
+    costs: of each kind that was weighed, about how many words a scan compares in the time of one query.
+    """
+
+    kind: str
+    reason: str
+    costs: Mapping[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
 class ExactIndex:
     """An index that _scan searches: checks what it is given and what is asked.
 
@@ -59,18 +75,17 @@ class ExactIndex:
     ValueError otherwise), or None for the row numbers 0, 1, 2, ...
     """
 
-    _searched: _scan.Segments | _scan.Distinct
+    plan: Plan | None = None
+    """Why this kind was chosen, where it was not chosen by name."""
+
+    _searched: _scan.Segments | _scan.Sorted
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
-        segments = [codes] if isinstance(codes, Codes) else list(codes)
-        if not segments:
-            raise ValueError("an index needs at least one segment of codes; it may hold no code")
-        for segment in segments:
-            _check_type(segment)
+        segments = checked_segments(codes)
         self._like = Codes.trusted(segments[0].words[:0].copy(), segments[0].bits, common_model(segments))
         self._searched = _scan.Segments([segment.words for segment in segments], segments[0].bits)
         self._n_codes = sum(segment.n_codes for segment in segments)
-        self._ids = None if ids is None else _checked_ids(ids, self._n_codes)
+        self._ids = None if ids is None else checked_ids(ids, self._n_codes)
 
     @property
     def bits(self) -> int:
@@ -149,7 +164,26 @@ class ExactIndex:
         return mask.words
 
 
-def _checked_ids(ids: Ids, n_codes: int) -> Ids:
+def checked_segments(codes: Codes | Sequence[Codes]) -> list[Codes]:
+    """One or several segments as a list. Raises TypeError for what is no Codes, ValueError for none."""
+    segments = [codes] if isinstance(codes, Codes) else list(codes)
+    if not segments:
+        raise ValueError("an index needs at least one segment of codes; it may hold no code")
+    for segment in segments:
+        _check_type(segment)
+    return segments
+
+
+def grown_ids(ids: Ids | None, more: Ids | None) -> Ids | None:
+    """The ids of an index and of the rows added to it. Raises ValueError where only one of them has ids."""
+    if (ids is None) != (more is None):
+        has, lacks = ("codes added", "index") if ids is None else ("index", "codes added")
+        raise ValueError(f"the {has} have ids and the {lacks} has none: give both, or neither")
+    return None if ids is None or more is None else np.concatenate([ids, more])
+
+
+def checked_ids(ids: Ids, n_codes: int) -> Ids:
+    """ids as int64 [n_codes], strictly ascending. Raises TypeError or ValueError otherwise."""
     ids = np.ascontiguousarray(ids)
     if ids.dtype != np.int64:
         raise TypeError(f"ids must be int64, got {ids.dtype}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .base import ExactIndex
+from collections.abc import Sequence
+
+from ..codes import Codes
+from ..types import Ids
+from .base import ExactIndex, checked_segments, grown_ids
 
 
 class FlatIndex(ExactIndex):
@@ -11,3 +15,14 @@ class FlatIndex(ExactIndex):
     codes: Codes, or segments of them that count as one after the other. ids: int64 [n_codes], strictly ascending (a
     ValueError otherwise), or None for the row numbers 0, 1, 2, ...
     """
+
+    def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
+        super().__init__(codes, ids)
+        self._segments = checked_segments(codes)
+
+    def grown(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> FlatIndex:
+        """An index of these rows and, after them, those of `codes`; this one stays as it is, for searches under way.
+
+        ids: of the rows added, above all there are; needed where the index has ids (a ValueError otherwise).
+        """
+        return FlatIndex([*self._segments, *checked_segments(codes)], grown_ids(self._ids, ids))
