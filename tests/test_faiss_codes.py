@@ -17,6 +17,8 @@ from athsearch.codes import Codes
 from athsearch.errors import FaissFileError
 from athsearch.index.faiss_codes import KINDS, read_faiss, write_faiss
 
+pytestmark = pytest.mark.usefixtures("one_openmp_thread")
+
 BITS = (1, 7, 12, 36, 48, 64, 65, 128, 512)
 READABLE = ("flat", "ivf", "hnsw", "multihash")
 

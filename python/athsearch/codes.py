@@ -122,7 +122,7 @@ class Codes:
 
         kind and options, with the parameters' names and meanings as in FAISS:
         "flat" (IndexBinaryFlat): none.
-        "ivf" (IndexBinaryIVF): nlist (4 sqrt(n_codes), less for few codes), nprobe (16); trained with a fixed seed.
+        "ivf" (IndexBinaryIVF): nlist (sqrt(n_codes), less for few codes), nprobe (16); trained with a fixed seed.
         "hnsw" (IndexBinaryHNSW): M (32), efConstruction (40), efSearch (64).
         "hash" (IndexBinaryHash): b (log2(n_codes)), nflip (2).
         "multihash" (IndexBinaryMultiHash): nhash (as many as the bits allow, at most 8), b (log2(n_codes)), nflip (1).

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from ..codes import Codes
 from ..types import Ids
-from .base import Index
+from .base import ExactIndex, Index
 from .distinct import DistinctIndex
+from .faiss_adapters import FaissFlat, FaissGpuFlat, FaissHash, FaissHnsw, FaissIndex, FaissIvf, FaissMultiHash
+from .faiss_codes import read_faiss, write_faiss
 from .flat import FlatIndex
 
-__all__ = ["INDEXES", "DistinctIndex", "FlatIndex", "Index", "open_index"]
+__all__ = ["INDEXES", "DistinctIndex", "FlatIndex", "Index", "open_index", "read_faiss", "write_faiss"]
 
-INDEXES: dict[str, Callable[[Codes, Ids | None], Index]] = {
+INDEXES: dict[str, type[ExactIndex] | type[FaissIndex]] = {
     "flat": FlatIndex,
     "distinct": DistinctIndex,
+    "faiss-flat": FaissFlat,
+    "faiss-ivf": FaissIvf,
+    "faiss-hnsw": FaissHnsw,
+    "faiss-hash": FaissHash,
+    "faiss-multihash": FaissMultiHash,
+    "faiss-gpu-flat": FaissGpuFlat,
 }
 
 
-def open_index(name: str, codes: Codes, ids: Ids | None = None) -> Index:
-    """An index of the named kind over `codes`. Raises ValueError, naming the kinds, for another name."""
+def open_index(name: str, codes: Codes, ids: Ids | None = None, **options: Any) -> Index:
+    """An index of the named kind over `codes`; options are the kind's own, such as threads or nprobe.
+
+    Raises ValueError, naming the kinds, for another name; TypeError for an option that the kind does not know.
+    """
     if name not in INDEXES:
         raise ValueError(f"unknown index kind {name!r}; known: {', '.join(INDEXES)}")
-    return INDEXES[name](codes, ids)
+    return INDEXES[name](codes, ids, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -18,6 +18,8 @@ MAX_THREADS = 1024
 
 class Index(Protocol):
     """Search over codes that stand in row order under ascending ids."""
+
+    is_exact: ClassVar[bool]  # answers equal FlatIndex's, bit for bit
 
     @property
     def bits(self) -> int:
@@ -59,6 +61,7 @@ class ExactIndex:
     ValueError otherwise), or None for the row numbers 0, 1, 2, ...
     """
 
+    is_exact: ClassVar[bool] = True
     _searched: _scan.Segments | _scan.Distinct
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:

@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 Packed = NDArray[np.uint8]  # [n_codes, ceil(bits / 8)], as Codes.to_bytes gives it
 
 
-def import_faiss() -> Any:
+def import_faiss(extra: str = "faiss") -> Any:
     """The module faiss. Raises ModuleNotFoundError, saying what to install, where there is none."""
     try:
         import faiss
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "FAISS's indexes and files need faiss: pip install 'athsearch[faiss]'", name="faiss"
-        ) from error
+        message = f"FAISS's indexes and files need faiss: pip install 'athsearch[{extra}]'"
+        raise ModuleNotFoundError(message, name="faiss") from error
     return faiss
 
 
@@ -64,8 +63,10 @@ def _flat(faiss: Any, bits: int, n_codes: int) -> Any:
 
 
 def _ivf(faiss: Any, bits: int, n_codes: int, nlist: int | None = None, nprobe: int | None = None) -> Any:
-    if nlist is None:  # FAISS's rule; and 39 codes a list, the fewest its k-means likes to have
-        nlist = max(1, min(round(4 * n_codes**0.5), n_codes // 39))
+    if (
+        nlist is None
+    ):  # FAISS advises four times as many and more, and trains four times as long; 39 codes a list it wants
+        nlist = max(1, min(round(n_codes**0.5), n_codes // 39))
     nlist = _checked("nlist", nlist, 1, max(n_codes, 1))
     d = _whole_bytes(bits)
     index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(d), d, nlist)
@@ -81,10 +82,10 @@ def _hnsw(faiss: Any, bits: int, n_codes: int, M: int = 32, efConstruction: int 
     return index
 
 
-def _hash(faiss: Any, bits: int, n_codes: int, b: int | None = None, nflip: int = 2) -> Any:
+def _hash(faiss: Any, bits: int, n_codes: int, b: int | None = None, nflip: int | None = None) -> Any:
     b = _hash_bits(b, bits, n_codes)
     index = faiss.IndexBinaryHash(_whole_bytes(bits), b)
-    index.nflip = _checked("nflip", nflip, 0, b)
+    index.nflip = _checked("nflip", min(2, b) if nflip is None else nflip, 0, b)
     return index
 
 
