@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -198,6 +200,18 @@ def test_damaged_files_give_errors_and_take_no_memory(tmp_path: Path, kind: str)
     program = DAMAGE if kind != "hash" else DAMAGE.replace("\nread_faiss(path)", "")
     ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def test_the_guide_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parent.parent / "docs" / "faiss.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    codes, ids = random_codes(4000, 36), np.arange(4000) * 3
+    names: dict[str, Any] = {"codes": codes, "ids": ids}
+    exec(compile(example, "faiss.md", "exec"), names)
+    assert names["codes"] == codes
+    assert names["ids"].tolist() == ids.tolist()
+    assert names["found"].distances[::10].tolist() == [0] * 5
 
 
 def test_without_faiss_the_cure_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
