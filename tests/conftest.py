@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,16 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("ATHSEARCH_DATA does not name a folder of real image sets")
     return Path(folder)
+
+
+@pytest.fixture
+def one_openmp_thread() -> Iterator[None]:
+    """FAISS on one thread: where processes share few processors, threads that spin for each other take long."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    assert faiss.omp_get_max_threads() == 1
+    faiss.omp_set_num_threads(before)
 
 
 def hear_ctrl_c() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .data import Item, Source, open_source
     from .encoder import Encoder
     from .evaluation import ArchiveEvaluation, Evaluation, evaluate, evaluate_archive
-    from .index import DistinctIndex, FlatIndex, Index, MihIndex, Plan, open_index
+    from .index import DistinctIndex, FlatIndex, Index, MihIndex, Plan, open_index, read_faiss, write_faiss
     from .preprocessing import Preprocessing
     from .recipes import TrainingSettings, recipe_settings
     from .training import train
@@ -47,8 +47,10 @@ __all__ = [
     "evaluate_archive",
     "open_index",
     "open_source",
+    "read_faiss",
     "recipe_settings",
     "train",
+    "write_faiss",
 ]
 
 # Where each public name lives: imported when first used, so that a search by code loads neither torch nor Pillow.
@@ -77,8 +79,10 @@ _HOME = {
     "evaluate_archive": "evaluation",
     "open_index": "index",
     "open_source": "data",
+    "read_faiss": "index",
     "recipe_settings": "recipes",
     "train": "training",
+    "write_faiss": "index",
 }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelMismatch
 from .types import AnyArray, Bools, Words
+
+if TYPE_CHECKING:
+    import faiss
 
 MAX_BITS = 4096
 
@@ -97,6 +101,36 @@ class Codes:
     def to_bits(self) -> Bools:
         """bool [n_codes, bits]."""
         return np.unpackbits(self.to_bytes(), axis=1, count=self.bits, bitorder="little").astype(np.bool_)
+
+    @classmethod
+    def from_faiss(
+        cls,
+        source: faiss.IndexBinary | str | os.PathLike[str],
+        bits: int | None = None,
+        model_id: str | None = None,
+    ) -> Codes:
+        """The codes of a FAISS binary index, or of a file of one, in ascending order of the ids they have there.
+
+        `athsearch.read_faiss` gives those ids too, and says what can be read.
+        """
+        from .index.faiss_codes import read_faiss
+
+        return read_faiss(source, bits, model_id)[0]
+
+    def to_faiss(self, kind: str = "flat", **options: Any) -> faiss.IndexBinary:
+        """A FAISS index over a copy of these codes; its ids are the rows, its length is `bits` in whole bytes.
+
+        kind and options, with the parameters' names and meanings as in FAISS:
+        "flat" (IndexBinaryFlat): none.
+        "ivf" (IndexBinaryIVF): nlist (sqrt(n_codes), less for few codes), nprobe (16); trained with a fixed seed.
+        "hnsw" (IndexBinaryHNSW): M (32), efConstruction (40), efSearch (64).
+        "hash" (IndexBinaryHash): b (log2(n_codes)), nflip (2).
+        "multihash" (IndexBinaryMultiHash): nhash (as many as the bits allow, at most 8), b (log2(n_codes)), nflip (1).
+        Raises ModuleNotFoundError without faiss, TypeError for another option, ValueError for another kind or range.
+        """
+        from .index.faiss_codes import build
+
+        return build(kind, self, **options)
 
     @property
     def n_codes(self) -> int:

@@ -13,6 +13,7 @@ AthsearchError
 │   ├── FormatVersion       the archive was written by another version of athsearch
 │   ├── CatalogueError      the catalogue cannot be read or written
 │   └── ArchiveLocked       another process is writing
+├── FaissFileError          a file of a FAISS index is damaged, or of a kind that holds no codes
 └── DeviceError
     ├── KernelUnavailable   a forced kernel is unknown or this CPU cannot run it
     └── CudaError
@@ -81,6 +82,10 @@ class CatalogueError(ArchiveError):
 
 class ArchiveLocked(ArchiveError):
     """Another process is writing to the archive."""
+
+
+class FaissFileError(AthsearchError):
+    """A file of a FAISS index is damaged, or of a kind that holds no codes."""
 
 
 class DeviceError(AthsearchError):

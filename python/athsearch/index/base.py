@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -19,6 +19,8 @@ MAX_THREADS = 1024
 
 class Index(Protocol):
     """Search over codes that stand in row order under ascending ids."""
+
+    is_exact: ClassVar[bool]  # answers equal FlatIndex's, bit for bit
 
     @property
     def bits(self) -> int:
@@ -75,6 +77,7 @@ class ExactIndex:
     ValueError otherwise), or None for the row numbers 0, 1, 2, ...
     """
 
+    is_exact: ClassVar[bool] = True
     plan: Plan | None = None
     """Why this kind was chosen, where it was not chosen by name."""
 
@@ -121,7 +124,7 @@ class ExactIndex:
         k = operator.index(k)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        _check_type(queries)
+        check_type(queries)
         check_same_model(self._like, queries)
         (offsets, rows, distances), ties = _scan.top_k(
             self._searched,
@@ -144,7 +147,7 @@ class ExactIndex:
         radius = operator.index(radius)
         if radius < 0:
             raise ValueError(f"radius must not be negative, got {radius}")
-        _check_type(queries)
+        check_type(queries)
         check_same_model(self._like, queries)
         offsets, rows, distances = _scan.within(
             self._searched, queries.words, min(radius, self.bits), self._mask_words(mask), n_threads(threads), ""
@@ -170,7 +173,7 @@ def checked_segments(codes: Codes | Sequence[Codes]) -> list[Codes]:
     if not segments:
         raise ValueError("an index needs at least one segment of codes; it may hold no code")
     for segment in segments:
-        _check_type(segment)
+        check_type(segment)
     return segments
 
 
@@ -206,6 +209,7 @@ def n_threads(threads: int | None) -> int:
     return min(threads, MAX_THREADS)
 
 
-def _check_type(codes: object) -> None:
+def check_type(codes: object) -> None:
+    """Raises TypeError for what is no Codes."""
     if not isinstance(codes, Codes):
         raise TypeError(f"expected Codes, got {type(codes).__name__}; Codes.from_bytes and its siblings make them")
