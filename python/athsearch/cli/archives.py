@@ -261,11 +261,13 @@ def _write_sheet(
     pixels, label, lines = None, None, ["query", "a code"]
     if id is not None:
         case = archive.case(id)
-        label, lines = case.label, ["query", f"id {id}, {case.label or 'no label'}", case.source]
-        try:
-            pixels = read_pixels(images or case.root, case.source)
-        except ImageError as error:
-            lines.append(error.reason)
+        label, lines = case.label, ["query", f"id {id}, {case.label or 'no label'}"]
+        if case.root is not None and case.source is not None:
+            lines.append(case.source)
+            try:
+                pixels = read_pixels(images or case.root, case.source)
+            except ImageError as error:
+                lines.append(error.reason)
     elif image is not None:
         lines = ["query", Path(image).name]
         pixels = read_pixels(*locate(image))
