@@ -357,6 +357,11 @@ def test_damage_is_named_at_opening(archive: Archive, tmp_path: Path) -> None:
     np.save(copy / segment, np.zeros((11, 1), np.uint64))
     with pytest.raises(SegmentCorrupt, match=r"\[11, 1\], the catalogue says uint64 \[12, 1\]"):
         Archive.open(copy)
+    copy = damaged("zip")
+    np.savez(tmp_path / "zip.npz", np.zeros((12, 1), np.uint64))
+    shutil.copy(tmp_path / "zip.npz", copy / segment)
+    with pytest.raises(SegmentCorrupt, match="not a readable segment"):
+        Archive.open(copy)
     copy = damaged("text")
     (copy / "catalogue.sqlite").write_text("nothing of the kind " * 500)
     with pytest.raises(CatalogueError, match="not a database"):

@@ -172,6 +172,11 @@ class Archive:
             return snapshot.n_alone
 
     @property
+    def n_words(self) -> int:
+        """uint64 words a code takes."""
+        return self._like.n_words
+
+    @property
     def n_segments(self) -> int:
         """How many files the codes lie in."""
         with self._reading() as snapshot:
@@ -204,10 +209,18 @@ class Archive:
         """
         with self._reading() as snapshot:
             n_codes = snapshot.index.n_codes
-        for begin in range(0, n_codes, n_rows):
-            with self._lock, self._catalogue.transaction():
-                part = read_part(snapshot, self._catalogue, columns, begin, min(begin + n_rows, n_codes))
-            yield part
+
+        def read() -> Iterator[Part]:
+            for begin in range(0, n_codes, n_rows):
+                with self._lock, self._catalogue.transaction():
+                    part = read_part(snapshot, self._catalogue, columns, begin, min(begin + n_rows, n_codes))
+                yield part
+
+        return read()
+
+    def column_kind(self, column: str) -> type[Value]:
+        """int, float or str: what can hold all values of one of `columns`."""
+        return self._catalogue.kind_of(column)
 
     def encode_queries(self, source: Source, progress: Callable[[int, int], None] | None = None) -> Queries:
         """Encodes a source's images as queries, with the archive's weights, to score its answers.

@@ -211,6 +211,16 @@ class Catalogue:
                 [first_id, last_id],
             ).fetchall()
 
+    def kind_of(self, column: str) -> type[Value]:
+        """int, float or str: what can hold all values of a column. Raises ValueError for an unknown one."""
+        self._check_columns([column])
+        with self._errors():
+            rows = self._connection.execute(f"SELECT DISTINCT typeof({value_of(column)}) FROM cases")
+            kinds = {kind for (kind,) in rows}
+        if kinds - {"integer", "real", "null"} or kinds <= {"null"}:
+            return str
+        return float if "real" in kinds else int
+
     def counts(self) -> dict[str | None, int]:
         """How many cases, deleted ones aside, each label has."""
         with self._errors():

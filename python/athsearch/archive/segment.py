@@ -41,7 +41,7 @@ def write_segment(
     path = folder / f"{first_id:012d}.npy"
     digest, n_written = hashlib.sha256(), 0
     with replacing(path) as temporary, temporary.open("wb") as file:
-        header = _header((n_codes, n_words_for(bits)))
+        header = npy_header("<u8", (n_codes, n_words_for(bits)))
         file.write(header)
         digest.update(header)
         for part in parts:
@@ -62,9 +62,9 @@ def map_segment(folder: Path, segment: Segment, like: Codes) -> Codes:
     path = folder / segment.file
     shape = (segment.n_codes, like.n_words)
     try:
-        words = map_array(path, _header(shape), shape)
+        words = map_array(path, npy_header("<u8", shape), shape)
         if words is None:  # wrong, or written by another version of NumPy, whose header looks different: it judges
-            words = np.load(path, mmap_mode="r", allow_pickle=False)
+            words = np.lib.format.open_memmap(path, "r")
     except FileNotFoundError as error:
         raise SegmentCorrupt(f"{path}: the segment's file is missing") from error
     except (ValueError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError) as error:
@@ -76,8 +76,8 @@ def map_segment(folder: Path, segment: Segment, like: Codes) -> Codes:
     return Codes.trusted(words.astype(np.uint64, copy=False), like.bits, like.model_id)
 
 
-def _header(shape: tuple[int, int]) -> bytes:
-    """What an .npy file of uint64 [n_codes, n_words] begins with; a multiple of 64 bytes."""
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """What an .npy file begins with: a multiple of 64 bytes, as many for any number of rows."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<u8", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
     return header.getvalue()
