@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 
 from athsearch.archive.archive import Archive
 from athsearch.archive.cases import Case
+from athsearch.archive.segment import Segment, npy_header
+from athsearch.archive.writing import writing
 from athsearch.codes import Codes, concatenate
 from athsearch.data import Source
 from athsearch.encoder import Encoder
@@ -272,6 +275,27 @@ def test_importing_takes_little_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(n_codes + 1), "1"]
+
+
+def test_a_hundred_million_codes_open_at_once(tmp_path: Path) -> None:
+    shape = (100_000_000, 1)
+    Archive.create(tmp_path / "archive", bits=64).close()
+    path = tmp_path / "archive" / "segments" / "000000000001.npy"
+    path.write_bytes(npy_header("<u8", shape))
+    os.truncate(path, 128 + 8 * shape[0])  # a file of holes
+    with writing(tmp_path / "archive") as catalogue:
+        catalogue.add_codes(Segment(path.name, 1, shape[0], "", has_cases=False))
+
+    def own_memory() -> int:
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) * 1024
+
+    before, begin = own_memory(), time.perf_counter()
+    with Archive.open(tmp_path / "archive") as archive:
+        assert archive.n_cases == shape[0]
+        assert time.perf_counter() - begin < 0.2
+        assert found(archive, 1, k=3) == [(2, 0), (3, 0), (4, 0)]
+        assert own_memory() - before < 64 << 20
 
 
 def test_segments_keep_no_files_open(tmp_path: Path) -> None:

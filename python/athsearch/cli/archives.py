@@ -37,9 +37,7 @@ from .common import (
 @click.option("--id", "id", type=int, help="Search for cases like this one of the archive.")
 @click.option("--code", help="Search by a code: hexadecimal bytes, bit 0 lowest in the first.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many cases.")
-@click.option(
-    "--where", metavar="EXPRESSION", help="Only cases whose record meets it, as in \"label = 'amd' AND age < 60\"."
-)
+@click.option("--where", metavar="EXPRESSION", help="Only cases that meet it, as in \"label = 'amd' AND age < 60\".")
 @click.option("--patient", help="The image's patient, as in the sources; his own cases are left out.")
 @click.option("--exclude-same", multiple=True, metavar="COLUMN", help="With --id: leave out cases with its value here.")
 @click.option("--same-patient", is_flag=True, help="With --id: show other cases of its patient too.")
@@ -67,7 +65,8 @@ def query(
     """Show the cases of ARCHIVE most similar to IMAGE (or to a case, or a code), nearest first.
 
     Distance is the number of bits in which two codes differ; of equal distances the lower id comes first. Other cases
-    of the query's patient are left out where the patient is known: with --id, or by --patient.
+    of the query's patient are left out where the patient is known: with --id, or by --patient. Ready-made codes have no
+    record, so that they meet no --where.
 
     \b
     Examples:
