@@ -24,7 +24,8 @@ from machine import describe_machine
 from PIL import Image
 
 from athsearch.archive.archive import Archive
-from athsearch.archive.catalogue import Catalogue, NewCase
+from athsearch.archive.cases import NewCase
+from athsearch.archive.catalogue import Catalogue
 from athsearch.archive.segment import write_segment
 from athsearch.codes import Codes
 from athsearch.data import Source, open_source
@@ -104,7 +105,7 @@ def query(path: Path, encoder: Encoder, source: Source, n_cases: int) -> dict[st
     with Archive.create(path, encoder) as archive:
         catalogue = Catalogue(path / "catalogue.sqlite", writable=True)
         words = np.random.default_rng(1).integers(0, 2**64, (n_cases, 1), np.uint64)
-        segment = write_segment(path / "segments", Codes(words, 64, encoder.model_id), 1)
+        segment = write_segment(path / "segments", [Codes(words, 64, encoder.model_id)], n_cases, 64, first_id=1)
         cases = [NewCase(f"{n}.jpg", n.to_bytes(32, "big"), str(n % 5)) for n in range(n_cases)]
         catalogue.add(str(path), segment, cases)
         catalogue.close()

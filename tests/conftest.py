@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import resource
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faiss
@@ -15,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from athsearch import _scan
+from athsearch import _scan, cli
 from athsearch.data import Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.model.checkpoint import ModelDescription, tensors_of
@@ -90,3 +95,67 @@ def source(tmp_path: Path) -> Source:
         )
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     return open_source(folder / "manifest.csv")
+
+
+Run = Callable[..., "Outcome"]
+
+
+class Outcome:
+    """What a command left behind."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    def json(self) -> object:
+        return json.loads(self.out)
+
+    def error(self) -> str:
+        """The one line that says what is wrong; progress lines aside."""
+        lines = [line for line in self.err.splitlines() if line and not re.match(r"\w[\w ]*: [\d,]+ of ", line)]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in lines[0]
+        return lines[0]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["athsearch", *map(str, arguments)])
+        capsys.readouterr()
+        status = cli._run()
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+def run_apart(*arguments: object, file_bytes: int | None = None, **options: object) -> Outcome:
+    """Runs a command in a process of its own, which can write files of file_bytes at most."""
+
+    def limit() -> None:
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "athsearch", *map(str, arguments)],
+        check=False, capture_output=True, text=True, preexec_fn=limit, **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def interrupt_when(told: str, *arguments: object, sign: signal.Signals = signal.SIGINT) -> Outcome:
+    """Starts a command and presses Ctrl-C, or worse, when a line of its standard error holds `told`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "athsearch", *map(str, arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if told in line:
+                process.send_signal(sign)
+                break
+        out, err = process.communicate()
+        return Outcome(process.returncode, out, "".join(lines) + err)

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 from athsearch.archive.archive import Archive
-from athsearch.archive.catalogue import Catalogue, NewCase
+from athsearch.archive.cases import NewCase
+from athsearch.archive.catalogue import Catalogue
 from athsearch.archive.segment import write_segment
+from athsearch.archive.writing import writing
 from athsearch.codes import Codes
 from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
@@ -355,6 +357,11 @@ def test_damage_is_named_at_opening(archive: Archive, tmp_path: Path) -> None:
     np.save(copy / segment, np.zeros((11, 1), np.uint64))
     with pytest.raises(SegmentCorrupt, match=r"\[11, 1\], the catalogue says uint64 \[12, 1\]"):
         Archive.open(copy)
+    copy = damaged("zip")
+    np.savez(tmp_path / "zip.npz", np.zeros((12, 1), np.uint64))
+    shutil.copy(tmp_path / "zip.npz", copy / segment)
+    with pytest.raises(SegmentCorrupt, match="not a readable segment"):
+        Archive.open(copy)
     copy = damaged("text")
     (copy / "catalogue.sqlite").write_text("nothing of the kind " * 500)
     with pytest.raises(CatalogueError, match="not a database"):
@@ -363,7 +370,7 @@ def test_damage_is_named_at_opening(archive: Archive, tmp_path: Path) -> None:
     connection = sqlite3.connect(copy / "catalogue.sqlite")
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(FormatVersion, match="format 7, this version reads 1: upgrade"):
+    with pytest.raises(FormatVersion, match="format 7, this version reads up to 2: upgrade"):
         Archive.open(copy)
 
 
@@ -464,8 +471,8 @@ def test_an_empty_archive_answers_nothing(tmp_path: Path, encoder: Encoder) -> N
 def test_search_by_id_in_100_000_cases_is_quick(tmp_path: Path, encoder: Encoder) -> None:
     archive = Archive.create(tmp_path / "archive", encoder)
     codes = Codes.from_bits(np.random.default_rng(1).random((100_000, 36)) < 0.5, encoder.model_id)
-    with archive._writing() as catalogue:
-        segment = write_segment(archive.path / "segments", codes, 1)
+    with writing(archive.path) as catalogue:
+        segment = write_segment(archive.path / "segments", [codes], codes.n_codes, 36, first_id=1)
         cases = [NewCase(f"{n}.png", n.to_bytes(32, "big"), str(n % 5), record={"age": n % 90}) for n in range(100_000)]
         catalogue.add(str(tmp_path), segment, cases)
     archive.close()

@@ -27,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image = image // 2 if label == "a" else 255 - image // 2
         Image.fromarray(image).save(tmp_path / "images" / split / label / f"{number}.png")
     Image.fromarray(draw_image(99)).save(tmp_path / "new.png")
+    np.save(tmp_path / "codes.npy", np.arange(100, dtype=np.uint64)[:, None])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -46,8 +47,8 @@ def test_the_python_example_runs(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_commands_run(folder: Path) -> None:
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("athsearch ")]
-    generic = [line for line in lines if "images/" in line or line.split()[1] in ("query", "info")]
-    assert len(generic) >= 5
+    generic = [line for line in lines if "images/" in line or line.split()[1] in ("index", "query", "info", "export")]
+    assert len(generic) >= 7
     for line in generic:
         words = shlex.split(line, comments=True)
         subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)

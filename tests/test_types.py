@@ -40,6 +40,17 @@ def test_mask_survives_the_round_trip(n_rows: int) -> None:
     assert mask.words.shape == ((n_rows + 63) // 64,)
 
 
+@pytest.mark.parametrize("n_rows", [0, 1, 63, 64, 65, 200])
+def test_masks_are_made_of_rows_and_combined_as_bools_are(n_rows: int) -> None:
+    one, other = np.random.default_rng(n_rows).random((2, n_rows)) < 0.5
+    mask = Mask.from_rows(np.flatnonzero(one), n_rows)
+    assert np.array_equal(mask.words, Mask.from_bools(one).words)
+    assert np.array_equal((~mask).words, Mask.from_bools(~one).words)
+    assert np.array_equal((mask & Mask.from_bools(other)).words, Mask.from_bools(one & other).words)
+    with pytest.raises(ValueError, match=f"masks for {n_rows} and 3 rows"):
+        _ = mask & Mask.from_rows(np.array([1]), 3)
+
+
 def test_mask_refuses_other_shapes_and_types() -> None:
     with pytest.raises(TypeError, match="bool"):
         Mask.from_bools(np.zeros(3))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from . import errors
 
 if TYPE_CHECKING:
     from .archive.archive import Archive, Hit
-    from .archive.catalogue import Case
+    from .archive.cases import Case
     from .archive.intake import AddReport
     from .codes import Codes
     from .data import Item, Source, open_source
@@ -58,7 +58,7 @@ _HOME = {
     "AddReport": "archive.intake",
     "Archive": "archive.archive",
     "ArchiveEvaluation": "evaluation",
-    "Case": "archive.catalogue",
+    "Case": "archive.cases",
     "Codes": "codes",
     "DistinctIndex": "index",
     "Encoder": "encoder",

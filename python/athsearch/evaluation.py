@@ -249,13 +249,15 @@ def evaluate_archive(
     for item in source.items:
         if item.label is None:
             raise SourceError(f"{source.root}: {item.source} has no label to score answers by")
-    database = archive.database()
-    if None in database.labels or not database.labels:
+    counts = archive.counts()  # asked first: an archive of ready-made codes may be too big to be read for nothing
+    if None in counts or not counts:
         raise ArchiveError(f"{archive.path}: scoring needs cases, all of them with labels")
+    database = archive.database()
     queries = archive.encode_queries(source, progress)
     if not queries.items:
         raise SourceError(f"{source.root}: none of its {len(source):,} images can be used")
-    groups = _linked(zip([*database.patients, *queries.patients], [*database.contents, *queries.contents], strict=True))
+    contents = [*map(str, database.contents), *queries.contents]
+    groups = _linked(zip([*database.patients, *queries.patients], contents, strict=True))
     database_groups, query_groups = groups[: len(database.ids)], groups[len(database.ids) :]
     scores = evaluate(
         database.codes,

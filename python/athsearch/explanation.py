@@ -85,8 +85,12 @@ def answer_sheet(
     tiles = []
     for rank, hit in enumerate(hits, 1):
         case = hit.case
-        text = [f"{rank}. {case.label or 'no label'}", f"distance {hit.distance}, id {case.id}", case.source]
+        text = [f"{rank}. {case.label or 'no label'}", f"distance {hit.distance}, id {case.id}"]
         is_right = None if label is None or case.label is None else case.label == label
+        if case.root is None or case.source is None:
+            tiles.append(tile(None, [*text, "a ready-made code"], is_right))
+            continue
+        text.append(case.source)
         try:
             pixels = read_pixels(images or case.root, case.source)
         except ImageError as error:

@@ -90,6 +90,26 @@ class Mask:
         packed[: (len(allowed) + 7) // 8] = np.packbits(allowed, bitorder="little")
         return cls(packed.view("<u8").astype(np.uint64, copy=False), len(allowed))
 
+    @classmethod
+    def from_rows(cls, rows: Ids, n_rows: int) -> Mask:
+        """rows: int64, from 0 to n_rows - 1: those that may be returned. Takes no more than one bit a row."""
+        words = np.zeros((n_rows + 63) // 64, np.uint64)
+        np.bitwise_or.at(words, rows // 64, np.uint64(1) << (rows % 64).astype(np.uint64))
+        return cls(words, n_rows)
+
+    def __and__(self, other: Mask) -> Mask:
+        """Rows that both allow."""
+        if self.n_rows != other.n_rows:
+            raise ValueError(f"masks for {self.n_rows} and {other.n_rows} rows")
+        return Mask(self.words & other.words, self.n_rows)
+
+    def __invert__(self) -> Mask:
+        """Rows that this one does not allow."""
+        words = ~self.words
+        if self.n_rows % 64:
+            words[-1] &= np.uint64((1 << self.n_rows % 64) - 1)
+        return Mask(words, self.n_rows)
+
     def to_bools(self) -> Bools:
         """bool [n_rows]."""
         packed = self.words.astype("<u8", copy=False).view(np.uint8)

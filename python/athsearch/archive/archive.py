@@ -2,7 +2,8 @@
 
     catalogue.sqlite      which segments and cases there are; what it does not list does not exist
     segments/*.npy        codes, one row a case
-    weights.safetensors   the copy of the weights that made them, and that queries are encoded with
+    weights.safetensors   the copy of the weights that made them, and that queries are encoded with; an archive of
+                          ready-made codes has none
     writer.lock           held by the one process that is writing
 
 Patients are stored as pseudonyms under a key that lies outside the folder, by default beside it as FOLDER.key.
@@ -10,32 +11,35 @@ Patients are stored as pseudonyms under a key that lies outside the folder, by d
 
 from __future__ import annotations
 
-import fcntl
 import operator
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..codes import Codes, concatenate
-from ..data import Item, Source
-from ..errors import ArchiveError, ArchiveLocked, CatalogueError, ModelMismatch
-from ..files import sync_folder
-from ..index import FlatIndex
-from ..types import Bools, Ids
-from .catalogue import COLUMNS, Case, Catalogue, Value, record_name
+from ..codes import Codes, n_words_for
+from ..data import Source
+from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch
+from .cases import COLUMNS, Case, Value, record_name
+from .catalogue import Catalogue
+from .imports import checked_parts, sized
+from .parts import Database, Part, read_database, read_part
 from .pseudonym import PatientKey
-from .segment import map_segment
+from .segment import write_segment
+from .snapshot import Snapshot
+from .writing import write_empty, writing
 
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
-    from .intake import AddReport
+    from .intake import AddReport, Queries
+
+PART_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -44,44 +48,6 @@ class Hit:
 
     case: Case
     distance: int
-
-
-@dataclass(frozen=True)
-class Database:
-    """Everything that can be found in an archive, for evaluation. Row r is case ids[r].
-
-    patients: pseudonyms, None where the patient is not known. contents: SHA-256 of the image, hexadecimal.
-    """
-
-    codes: Codes
-    ids: Ids
-    labels: tuple[str | None, ...]
-    patients: tuple[str | None, ...]
-    contents: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Images encoded to ask an archive. Row r is items[r]; patients and contents as in `Database`.
-
-    failed: (source, reason) of images that could not be used.
-    """
-
-    codes: Codes
-    items: tuple[Item, ...]
-    patients: tuple[str | None, ...]
-    contents: tuple[str, ...]
-    failed: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """One commit's codes. is_alive: bool [n_codes], False for deleted cases."""
-
-    data_version: int
-    codes: tuple[Codes, ...]
-    index: FlatIndex
-    is_alive: Bools
 
 
 class Archive:
@@ -98,39 +64,42 @@ class Archive:
         self._catalogue = Catalogue(path / "catalogue.sqlite")
         properties = self._catalogue.properties()
         try:
-            self.bits, self.model_id = int(properties["bits"]), properties["model_id"]
-            self._no_codes()
+            self.bits, self.model_id = int(properties["bits"]), properties["model_id"] or None
+            self._like = Codes.from_bits(np.zeros((0, self.bits), np.bool_), self.model_id)
         except (KeyError, ValueError) as error:
             self._catalogue.close()
             raise CatalogueError(f"{path}: damaged: its catalogue does not say which model made its codes") from error
         self._encoder: Encoder | None = None
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._lock = threading.RLock()
 
     @classmethod
-    def create(cls, path: str | Path, encoder: Encoder, key_path: str | Path | None = None) -> Archive:
+    def create(
+        cls,
+        path: str | Path,
+        encoder: Encoder | None = None,
+        key_path: str | Path | None = None,
+        *,
+        bits: int | None = None,
+    ) -> Archive:
         """A new, empty archive that holds a copy of the encoder's weights. Appears whole or not at all.
 
+        bits: instead of an encoder, for ready-made codes of this length and no known network; it cannot encode images.
         key_path: the file of the key for patients' pseudonyms; made with the first patient, if it is not there.
-        Raises ArchiveError when `path` exists.
+        Raises ArchiveError when `path` exists, ValueError for impossible bits.
         """
+        if encoder is not None and bits is None:
+            properties = {"bits": str(encoder.bits), "model_id": encoder.model_id}
+        elif encoder is None and bits is not None:
+            n_words_for(operator.index(bits))  # raises where no code can be that long
+            properties = {"bits": str(operator.index(bits)), "model_id": ""}
+        else:
+            raise TypeError("give an encoder, or the bits of ready-made codes")
         path = Path(os.path.abspath(path))
         if path.exists():
             raise ArchiveError(f"{path}: exists already")
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            (unfinished / "segments").mkdir(parents=True)
-            (unfinished / "writer.lock").touch()
-            encoder.save(unfinished / "weights.safetensors")
-            properties = {"bits": str(encoder.bits), "model_id": encoder.model_id}
-            Catalogue.create(unfinished / "catalogue.sqlite", properties)
-            sync_folder(unfinished)
-            os.rename(unfinished, path)
-            sync_folder(path.parent)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        return cls.open(path, key_path, encoder.device)
+        write_empty(path, properties, encoder)
+        return cls.open(path, key_path, "auto" if encoder is None else encoder.device)
 
     @classmethod
     def open(cls, path: str | Path, key_path: str | Path | None = None, device: str = "auto") -> Archive:
@@ -164,7 +133,15 @@ class Archive:
 
     @property
     def encoder(self) -> Encoder:
-        """The archive's own encoder, loaded when first asked for. Raises CheckpointError or ModelMismatch."""
+        """The archive's own encoder, loaded when first asked for.
+
+        Raises CheckpointError or ModelMismatch; ModelError for an archive of ready-made codes, which has none.
+        """
+        if self.model_id is None:
+            raise ModelError(
+                f"{self.path}: it holds ready-made codes of no known network and cannot encode images; "
+                "search it by code or by id"
+            )
         if self._encoder is None:
             from ..encoder import Encoder
 
@@ -180,19 +157,30 @@ class Archive:
     def n_cases(self) -> int:
         """How many cases can be found."""
         with self._reading() as snapshot:
-            return int(np.count_nonzero(snapshot.is_alive))
+            return snapshot.n_alive
 
     @property
     def n_deleted(self) -> int:
         """How many cases were deleted."""
         with self._reading() as snapshot:
-            return int(np.count_nonzero(~snapshot.is_alive))
+            return len(snapshot.deleted_rows)
+
+    @property
+    def n_codes_alone(self) -> int:
+        """How many of the cases that can be found have only a code and an id, no record."""
+        with self._reading() as snapshot:
+            return snapshot.n_alone
+
+    @property
+    def n_words(self) -> int:
+        """uint64 words a code takes."""
+        return self._like.n_words
 
     @property
     def n_segments(self) -> int:
         """How many files the codes lie in."""
         with self._reading() as snapshot:
-            return len(snapshot.codes)
+            return len(snapshot.segments)
 
     @property
     def columns(self) -> list[str]:
@@ -201,7 +189,9 @@ class Archive:
 
     def counts(self) -> dict[str | None, int]:
         """How many cases of each label can be found."""
-        return self._catalogue.counts()
+        with self._reading() as snapshot:
+            counts = self._catalogue.counts()
+            return {None: counts.pop(None, 0) + snapshot.n_alone, **counts} if snapshot.n_alone else counts
 
     def case(self, id: int) -> Case:
         """One case. Raises KeyError when there is none of that id, or it was deleted."""
@@ -210,42 +200,41 @@ class Archive:
     def database(self) -> Database:
         """Codes, labels and patients of all cases that can be found, in the order of their ids."""
         with self._reading() as snapshot:
-            ids = snapshot.index.ids[snapshot.is_alive]
-            codes = concatenate(snapshot.codes)[snapshot.is_alive] if snapshot.codes else self._no_codes()
-            rows = self._catalogue.evaluation_rows()
-        if len(rows) != len(ids):
-            raise CatalogueError(f"{self.path}: damaged: {len(ids)} codes, but {len(rows)} cases")
-        labels, patients, contents = zip(*rows, strict=True) if rows else ((), (), ())
-        return Database(codes, ids, labels, patients, contents)
+            return read_database(snapshot, self._catalogue)
+
+    def parts(self, columns: Sequence[str] = (), n_rows: int = PART_ROWS) -> Iterator[Part]:
+        """All cases that can be found now, in the order of their ids, at most n_rows at a time.
+
+        columns: those of `columns` to read. Raises ValueError for others. A writer need not wait for the last part.
+        """
+        with self._reading() as snapshot:
+            n_codes = snapshot.index.n_codes
+
+        def read() -> Iterator[Part]:
+            for begin in range(0, n_codes, n_rows):
+                with self._lock, self._catalogue.transaction():
+                    part = read_part(snapshot, self._catalogue, columns, begin, min(begin + n_rows, n_codes))
+                yield part
+
+        return read()
+
+    def column_kind(self, column: str) -> type[Value]:
+        """int, float or str: what can hold all values of one of `columns`."""
+        return self._catalogue.kind_of(column)
 
     def encode_queries(self, source: Source, progress: Callable[[int, int], None] | None = None) -> Queries:
         """Encodes a source's images as queries, with the archive's weights, to score its answers.
 
         Raises ArchiveError when patients are known here and in the archive, and the key is missing.
         """
-        from .intake import encoded_batches
+        from .intake import encode_queries
 
         _check_source(source)
         # In an archive without patients a key of the moment still tells which queries are of one patient.
         key = PatientKey.passing()
         if "key_fingerprint" in self._catalogue.properties() and any(item.patient for item in source.items):
             key = self.patient_key()
-        codes, items, patients, contents, failed = [self._no_codes()], [], [], [], []
-        n_done = 0
-        for batch, batch_codes in encoded_batches(self.encoder, source):
-            codes.append(batch_codes)
-            for image in batch:
-                if image.error:
-                    failed.append((image.item.source, image.error.reason))
-                    continue
-                patient = image.item.patient
-                items.append(image.item)
-                patients.append(None if patient is None else key.pseudonym(patient))
-                contents.append(image.content.hex())
-            n_done += len(batch)
-            if progress:
-                progress(n_done, len(source))
-        return Queries(concatenate(codes), tuple(items), tuple(patients), tuple(contents), tuple(failed))
+        return encode_queries(self.encoder, source, key, progress)
 
     def search(
         self,
@@ -259,9 +248,10 @@ class Archive:
         """The k nearest cases, or all if there are fewer, ordered by (distance, id).
 
         query: an image (path or pixels), encoded with the archive's weights, or one code. where: an SQL expression over
-        `columns` that cases must meet, such as "label = 'glaucoma' AND age < 60". exclude_same: columns whose value
-        must differ from the query's; a query's values come from `patient` (as it stands in the sources, not the
-        pseudonym) and `record`, and a column the query has no value for excludes nothing.
+        `columns` that cases must meet, such as "label = 'glaucoma' AND age < 60"; ready-made codes, without a record,
+        meet none. exclude_same: columns whose value must differ from the query's; a query's values come from `patient`
+        (as it stands in the sources, not the pseudonym) and `record`, and a column the query has no value for excludes
+        nothing.
         Raises ImageError when the image cannot be used, ModelMismatch for a code of another model, ValueError for a
         `where` or column that does not fit, ArchiveError when the key is needed and missing.
         """
@@ -284,13 +274,7 @@ class Archive:
         id = _checked_id(id)
         with self._reading() as snapshot:
             case = self.case(id)
-            row = int(np.searchsorted(snapshot.index.ids, id))
-            first_row = 0
-            for segment in snapshot.codes:
-                if row < first_row + segment.n_codes:
-                    codes = segment[row - first_row : row - first_row + 1]
-                    break
-                first_row += segment.n_codes
+            codes = snapshot.code(id)
             return self._search(snapshot, codes, k, where, {"id": id, **{n: case.value(n) for n in exclude_same}})
 
     def add(self, source: Source, progress: Callable[[int, int], None] | None = None) -> AddReport:
@@ -308,13 +292,37 @@ class Archive:
 
         _check_source(source)
         self.encoder.check_probes()
-        with self._writing() as catalogue:
+        with writing(self.path) as catalogue:
             check_records(source, catalogue.columns()[len(COLUMNS) :])
             key = None
             if any(item.patient is not None for item in source.items):
                 key = self.patient_key(create=True)
                 catalogue.set_property("key_fingerprint", key.fingerprint)
             return add_images(self.path / "segments", catalogue, self.encoder, source, key, progress)
+
+    def add_codes(
+        self,
+        codes: Codes | Iterable[Codes],
+        progress: Callable[[int, int], None] | None = None,
+        n_codes: int | None = None,
+    ) -> range:
+        """Adds ready-made codes, all or none, as cases of which nothing else is known. Returns their ids.
+
+        codes: one array or parts of it, in order; they may be mapped from disk, and parts may be made as they are asked
+        for. Memory is needed for one part. n_codes: how many there will be in all; needed where `codes` is neither
+        Codes nor a sequence. progress: called with (done, all) now and then. Codes have no source to be recognised by:
+        added twice, they are there twice.
+        Raises ModelMismatch for codes of other bits or another model, ValueError when n_codes is wrong, ArchiveLocked,
+        OSError where writing is impossible. Whatever is raised, Ctrl-C included, the archive is as it was.
+        """
+        parts, n_codes = sized(codes, n_codes)
+        with writing(self.path) as catalogue:
+            first_id = catalogue.next_id()
+            if n_codes:
+                pieces = checked_parts(parts, n_codes, self._like, progress)
+                folder = self.path / "segments"
+                catalogue.add_codes(write_segment(folder, pieces, n_codes, self.bits, first_id, has_cases=False))
+        return range(first_id, first_id + n_codes)
 
     def delete(self, ids: Iterable[int]) -> int:
         """Takes cases out of every search from now on, all or none. Their ids never return, nor do their images when
@@ -325,7 +333,7 @@ class Archive:
         if isinstance(ids, str | bytes):
             raise TypeError(f"expected ids, got {type(ids).__name__}")
         wanted = [_checked_id(id) for id in ids]
-        with self._writing() as catalogue:
+        with writing(self.path) as catalogue:
             return catalogue.delete(wanted)
 
     def patient_key(self, create: bool = False) -> PatientKey:
@@ -350,62 +358,30 @@ class Archive:
         return self.patient_key().pseudonym(patient)
 
     def _search(
-        self, snapshot: _Snapshot, codes: Codes, k: int, where: str | None, exclude: Mapping[str, Value | None]
+        self, snapshot: Snapshot, codes: Codes, k: int, where: str | None, exclude: Mapping[str, Value | None]
     ) -> list[Hit]:
-        allowed, ids = snapshot.is_alive.copy(), snapshot.index.ids
+        masks = [] if snapshot.alive is None else [snapshot.alive]
         if where is not None:
-            allowed &= np.isin(ids, self._catalogue.ids_where(where), assume_unique=True)
+            masks.append(snapshot.mask(self._catalogue.ids_where(where)))
         for column, value in exclude.items():
             if column not in self._catalogue.columns():
                 raise ValueError(f"no column {column!r}; columns: {', '.join(self._catalogue.columns())}")
             if value is not None:
-                allowed &= ~np.isin(ids, self._catalogue.ids_of(column, value), assume_unique=True)
-        found = snapshot.index.search(codes, k, mask=None if allowed.all() else allowed)[0]
+                masks.append(~snapshot.mask(self._catalogue.ids_of(column, value)))
+        found = snapshot.index.search(codes, k, mask=reduce(operator.and_, masks) if masks else None)
         try:
-            cases = self._catalogue.cases([neighbour.id for neighbour in found])
+            cases = self._catalogue.cases(snapshot.ids(found.ids).tolist())
         except KeyError as error:
             raise CatalogueError(f"{self.path}: damaged: there is a code of case {error}, but no such case") from error
-        return [Hit(case, neighbour.distance) for case, neighbour in zip(cases, found, strict=True)]
+        return [Hit(case, distance) for case, distance in zip(cases, found.distances.tolist(), strict=True)]
 
     @contextmanager
-    def _reading(self) -> Iterator[_Snapshot]:
+    def _reading(self) -> Iterator[Snapshot]:
         """The newest commit; the catalogue shows the same one until the block ends."""
         with self._lock, self._catalogue.transaction():
-            data_version = self._catalogue.data_version
-            if self._snapshot is None or self._snapshot.data_version != data_version:
-                self._snapshot = self._load_snapshot(data_version)
+            if self._snapshot is None or self._snapshot.data_version != self._catalogue.data_version:
+                self._snapshot = Snapshot(self.path, self._catalogue, self._like, self._snapshot)
             yield self._snapshot
-
-    def _load_snapshot(self, data_version: int) -> _Snapshot:
-        segments = self._catalogue.segments()
-        mapped = tuple(map_segment(self.path / "segments", part, self.bits, self.model_id) for part in segments)
-        ranges = [np.arange(part.first_id, part.first_id + part.n_codes, dtype=np.int64) for part in segments]
-        ids = np.concatenate([np.zeros(0, np.int64), *ranges])
-        is_alive = ~np.isin(ids, self._catalogue.deleted_ids(), assume_unique=True)
-        return _Snapshot(data_version, mapped, FlatIndex(mapped or self._no_codes(), ids), is_alive)
-
-    def _no_codes(self) -> Codes:
-        return Codes.from_bits(np.zeros((0, self.bits), np.bool_), self.model_id)
-
-    @contextmanager
-    def _writing(self) -> Iterator[Catalogue]:
-        # The system drops the lock when its process ends, however that happens: a lock is never stale.
-        with (self.path / "writer.lock").open("r+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = lock.read().strip() or "unknown"
-                raise ArchiveLocked(
-                    f"{self.path}: another process is writing to it (process {holder}); try again when it is done"
-                ) from error
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-            catalogue = Catalogue(self.path / "catalogue.sqlite", writable=True)
-            try:
-                yield catalogue
-            finally:
-                catalogue.close()
 
 
 def _checked_id(id: int) -> int:

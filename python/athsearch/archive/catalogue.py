@@ -9,107 +9,25 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ..errors import CatalogueError, FormatVersion
 from ..types import Ids
+from .cases import COLUMNS, Case, KnownCase, NewCase, Value
+from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
+from .where import select_ids, value_of
 
-FORMAT = 1
 BUSY_TIMEOUT_S = 30
-Value: TypeAlias = str | int | float
-
-_SCHEMA = """
-CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE segment (
-    first_id INTEGER PRIMARY KEY, n_codes INTEGER NOT NULL, file TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL
-);
-CREATE TABLE root (number INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
-CREATE TABLE record_column (name TEXT PRIMARY KEY);
-CREATE TABLE cases (
-    id INTEGER PRIMARY KEY,
-    root INTEGER NOT NULL REFERENCES root (number),
-    source TEXT NOT NULL,
-    content BLOB NOT NULL,
-    label TEXT,
-    patient TEXT,
-    split TEXT,
-    record TEXT NOT NULL,
-    is_deleted INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX cases_source ON cases (source);
-CREATE INDEX cases_patient ON cases (patient) WHERE patient IS NOT NULL;
-CREATE INDEX cases_deleted ON cases (id) WHERE is_deleted;
-"""
-
-COLUMNS = ("id", "source", "label", "patient", "split")  # what `where` sees, beside the record's columns
-
-# Functions a `where` expression may call: they read nothing but their arguments.
-_FUNCTIONS = {
-    *("abs", "coalesce", "date", "glob", "ifnull", "iif", "instr", "json_extract", "length", "like", "lower"),
-    *("ltrim", "max", "min", "nullif", "replace", "round", "rtrim", "strftime", "substr", "trim", "typeof", "upper"),
-}
-
-
-_VISIBLE = {*COLUMNS, "record", ""}  # "": SQLite's word for a table of which no column is named
-
-
-def record_name(column: str) -> str:
-    """What a record's column is called in the catalogue: "record_id" for "id", so as not to hide the case's own.
-
-    SQL does not tell capitals apart, so neither does this.
-    """
-    taken = (*COLUMNS, "root", "content", "record", "is_deleted")
-    return f"record_{column}" if column.casefold() in taken else column
-
-
-@dataclass(frozen=True)
-class NewCase:
-    """A case to be added. content: SHA-256 of the image's bytes. patient: a pseudonym."""
-
-    source: str
-    content: bytes
-    label: str | None = None
-    patient: str | None = None
-    split: str | None = None
-    record: Mapping[str, Value] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image of an archive with its record. root: the folder its source is relative to. patient: a pseudonym."""
-
-    id: int
-    root: str
-    source: str
-    label: str | None
-    patient: str | None
-    split: str | None
-    record: Mapping[str, Value]
-
-    def value(self, column: str) -> Value | None:
-        """What `where` sees under that name; None when the case has no such value."""
-        own: Value | None = getattr(self, column) if column in COLUMNS else self.record.get(column)
-        return own
-
-
-class KnownCase(NamedTuple):
-    """What the catalogue has for a source and content. patient: a pseudonym."""
-
-    is_deleted: bool
-    label: str | None
-    patient: str | None
-    split: str | None
-    record: Mapping[str, Value]
 
 
 class Catalogue:
     """A connection to an archive's catalogue, for reading unless `writable`.
 
+    Earlier formats are read as they are; the first transaction that writes makes them today's.
     Raises CatalogueError when the file is missing, damaged or cannot be read, FormatVersion when another version of
     athsearch wrote it.
     """
@@ -118,20 +36,18 @@ class Catalogue:
         self._path = path
         with self._errors():
             self._connection = self._connect(writable)
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != FORMAT:
+            version = self._format()
+        if version != FORMAT and version not in UPGRADES:
             self.close()
             advice = "upgrade athsearch" if version > FORMAT else "it is not an archive's catalogue"
-            raise FormatVersion(f"{path}: catalogue format {version}, this version reads {FORMAT}: {advice}")
+            raise FormatVersion(f"{path}: catalogue format {version}, this version reads up to {FORMAT}: {advice}")
 
     @staticmethod
     def create(path: Path, properties: Mapping[str, str]) -> None:
         """Writes a new, empty catalogue."""
         connection = sqlite3.connect(path)
         try:
-            connection.executescript(
-                f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
-            )
+            connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {SCHEMA} COMMIT;")
             with connection:
                 connection.executemany("INSERT INTO property VALUES (?, ?)", properties.items())
         finally:
@@ -167,12 +83,20 @@ class Catalogue:
         with self._errors():
             try:
                 self._connection.execute(f"BEGIN {mode}")
+                if mode != "DEFERRED":
+                    while (version := self._format()) < FORMAT:
+                        for statement in UPGRADES[version]:
+                            self._connection.execute(statement)
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _format(self) -> int:
+        """Asked for each time: another connection may have made the format a later one."""
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @property
     def data_version(self) -> int:
@@ -190,7 +114,10 @@ class Catalogue:
     def segments(self) -> list[Segment]:
         """All segments, ids ascending. Raises CatalogueError when their ids make no sense."""
         with self._errors():
-            rows = self._connection.execute("SELECT file, first_id, n_codes, sha256 FROM segment ORDER BY first_id")
+            has_cases = "has_cases" if self._format() > 1 else "1"
+            rows = self._connection.execute(
+                f"SELECT file, first_id, n_codes, sha256, {has_cases} != 0 FROM segment ORDER BY first_id"
+            )
             segments = [Segment(*row) for row in rows]
         next_id = 1
         for part in segments:
@@ -202,45 +129,32 @@ class Catalogue:
 
     def deleted_ids(self) -> Ids:
         """int64, ascending."""
-        return self._ids("SELECT id FROM cases WHERE is_deleted ORDER BY id")
+        codes = "UNION ALL SELECT id FROM deleted_code" if self._format() > 1 else ""
+        return self._ids(f"SELECT id FROM cases WHERE is_deleted {codes} ORDER BY id")
 
     def ids_of(self, column: str, value: Value) -> Ids:
         """int64, ascending: cases, deleted ones too, that have this value. Raises ValueError for an unknown column."""
-        if column in COLUMNS:
-            return self._ids(f"SELECT id FROM cases WHERE {column} = ? ORDER BY id", value)
-        if column not in self.columns():
-            raise ValueError(f"no column {column!r}; columns: {', '.join(self.columns())}")
-        return self._ids("SELECT id FROM cases WHERE json_extract(record, ?) = ? ORDER BY id", f'$."{column}"', value)
+        if column == "id":  # of any case or code, and there need be none
+            return np.array([value], np.int64)
+        self._check_columns([column])
+        return self._ids(f"SELECT id FROM cases WHERE {value_of(column)} = ? ORDER BY id", value)
 
     def ids_where(self, where: str) -> Ids:
         """int64, ascending: cases, deleted ones too, for which an SQL expression is true.
 
         The expression sees the columns id, source, label, patient (a pseudonym), split and those of the records, and
-        may call simple functions. It cannot write, and cannot read anything else. Raises ValueError, with the columns
+        may call simple functions. It cannot write, and cannot read anything else. Codes without a case meet none.
+        Raises ValueError, with the columns
         there are, when it is not a valid expression.
         """
-        columns = [*COLUMNS]
-        for name in self.columns()[len(COLUMNS) :]:
-            path = "'" + f'$."{name}"'.replace("'", "''") + "'"
-            columns.append(f'json_extract(record, {path}) AS "{name}"')
-        # The line break ends a comment that would swallow the bracket.
-        statement = (
-            f"WITH visible_cases AS (SELECT {', '.join(columns)} FROM cases) "
-            f"SELECT id FROM visible_cases WHERE (\n{where}\n) ORDER BY id"
-        )
         # On this connection, not on one of its own: that would wait for a writer that waits for us.
-        self._connection.set_authorizer(_authorize)
         try:
-            rows = self._connection.execute(statement).fetchall()
+            return np.array(select_ids(self._connection, where, self.columns()), np.int64)
         except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
             reason = str(error)
             is_ours = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError)
             if is_ours and any(words in reason for words in ("malformed", "not a database", "I/O error", "locked")):
                 raise CatalogueError(f"{self._path}: {reason}") from error
-        else:
-            return np.array([row[0] for row in rows], np.int64)
-        finally:
-            self._connection.set_authorizer(_allow)
         raise ValueError(f"where={where!r}: {reason}; columns: {', '.join(self.columns())}")
 
     def columns(self) -> list[str]:
@@ -248,6 +162,12 @@ class Catalogue:
         with self._errors():
             names = self._connection.execute("SELECT name FROM record_column ORDER BY name")
             return [*COLUMNS, *(name for (name,) in names)]
+
+    def _check_columns(self, names: Iterable[str]) -> None:
+        columns = self.columns()
+        for name in names:
+            if name not in columns:
+                raise ValueError(f"no column {name!r}; columns: {', '.join(columns)}")
 
     def cases(self, ids: Sequence[int]) -> list[Case]:
         """Cases by id, in the order asked for. Raises KeyError for an id that is not there, or was deleted."""
@@ -262,14 +182,44 @@ class Catalogue:
                 )
                 for id, root, source, label, patient, split, record in rows:
                     found[id] = Case(id, root, source, label, patient, split, json.loads(record))
+            if len(found) < len(ids):
+                found.update((id, Case(id)) for id in self._codes_alone([id for id in ids if id not in found]))
         return [found[id] for id in ids]
 
-    def evaluation_rows(self) -> list[tuple[str | None, str | None, str]]:
-        """Label, patient and content (hexadecimal) of all cases that are not deleted, ids ascending."""
+    def _codes_alone(self, ids: Sequence[int]) -> list[int]:
+        """Which of these are ids of codes without a case that were not deleted."""
+        if self._format() == 1:
+            return []
+        rows = self._connection.execute(
+            "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM deleted_code) AND EXISTS (SELECT 1 FROM "
+            "segment WHERE first_id = (SELECT max(first_id) FROM segment WHERE first_id <= value) "
+            "AND first_id + n_codes > value AND NOT has_cases)",
+            [json.dumps(list(ids))],
+        )
+        return [id for (id,) in rows]
+
+    def values(self, columns: Sequence[str], first_id: int, last_id: int) -> list[tuple[Any, ...]]:
+        """(id, value, ...) of the cases from first_id to last_id, deleted ones too, ids ascending.
+
+        columns: what `where` may name, or "content": the SHA-256 of the image, hexadecimal. Raises ValueError.
+        """
+        self._check_columns([name for name in columns if name != "content"])
         with self._errors():
+            selected = ["lower(hex(content))" if name == "content" else value_of(name) for name in columns]
             return self._connection.execute(
-                "SELECT label, patient, lower(hex(content)) FROM cases WHERE NOT is_deleted ORDER BY id"
+                f"SELECT {', '.join(['id', *selected])} FROM cases WHERE id BETWEEN ? AND ? ORDER BY id",
+                [first_id, last_id],
             ).fetchall()
+
+    def kind_of(self, column: str) -> type[Value]:
+        """int, float or str: what can hold all values of a column. Raises ValueError for an unknown one."""
+        self._check_columns([column])
+        with self._errors():
+            rows = self._connection.execute(f"SELECT DISTINCT typeof({value_of(column)}) FROM cases")
+            kinds = {kind for (kind,) in rows}
+        if kinds - {"integer", "real", "null"} or kinds <= {"null"}:
+            return str
+        return float if "real" in kinds else int
 
     def counts(self) -> dict[str | None, int]:
         """How many cases, deleted ones aside, each label has."""
@@ -306,10 +256,7 @@ class Catalogue:
             execute, many = self._connection.execute, self._connection.executemany
             execute("INSERT OR IGNORE INTO root (path) VALUES (?)", [root])
             number = execute("SELECT number FROM root WHERE path = ?", [root]).fetchone()[0]
-            execute(
-                "INSERT INTO segment (first_id, n_codes, file, sha256) VALUES (?, ?, ?, ?)",
-                [segment.first_id, segment.n_codes, segment.file, segment.sha256],
-            )
+            self._list(segment)
             columns = "id, root, source, content, label, patient, split, record"
             many(
                 f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?)",
@@ -321,6 +268,17 @@ class Catalogue:
             names = sorted({name for case in cases for name in case.record})
             many("INSERT OR IGNORE INTO record_column VALUES (?)", [(name,) for name in names])
 
+    def add_codes(self, segment: Segment) -> None:
+        """Lists a segment of codes without cases."""
+        with self.transaction("IMMEDIATE"):
+            self._list(segment)
+
+    def _list(self, segment: Segment) -> None:
+        self._connection.execute(
+            "INSERT INTO segment (first_id, n_codes, file, sha256, has_cases) VALUES (?, ?, ?, ?, ?)",
+            [segment.first_id, segment.n_codes, segment.file, segment.sha256, segment.has_cases],
+        )
+
     def set_property(self, name: str, value: str) -> None:
         """Notes a fact of the whole archive."""
         with self.transaction("IMMEDIATE"):
@@ -330,12 +288,12 @@ class Catalogue:
         """Marks cases as deleted, all or none. Returns how many. Raises KeyError for an id that is not there."""
         wanted = sorted(set(ids))
         with self.transaction("IMMEDIATE"):
-            for id in wanted:
-                changed = self._connection.execute(
-                    "UPDATE cases SET is_deleted = 1 WHERE id = ? AND NOT is_deleted", [id]
-                )
-                if changed.rowcount != 1:
-                    raise KeyError(id)
+            mark = "UPDATE cases SET is_deleted = 1 WHERE id = ? AND NOT is_deleted"
+            others = [id for id in wanted if not self._connection.execute(mark, [id]).rowcount]
+            codes = self._codes_alone(others)
+            if len(codes) < len(others):
+                raise KeyError(min(set(others) - set(codes)))
+            self._connection.executemany("INSERT INTO deleted_code VALUES (?)", [(id,) for id in codes])
         return len(wanted)
 
     def _ids(self, statement: str, *parameters: Value) -> Ids:
@@ -347,20 +305,3 @@ class Catalogue:
 def _to_json(record: Mapping[str, Value]) -> str:
     # Not escaped: SQLite compares a path's key with the bytes that stand here.
     return json.dumps(dict(record), ensure_ascii=False, allow_nan=False)
-
-
-def _authorize(action: int, first: str | None, second: str | None, database: str | None, source: str | None) -> int:
-    """Lets a `where` expression read what a case shows and call simple functions, and nothing else."""
-    if action == sqlite3.SQLITE_SELECT:
-        return sqlite3.SQLITE_OK
-    if action == sqlite3.SQLITE_READ:
-        is_visible = first == "visible_cases" or (first == "cases" and second in _VISIBLE)
-        return sqlite3.SQLITE_OK if is_visible else sqlite3.SQLITE_DENY
-    if action == sqlite3.SQLITE_FUNCTION:
-        return sqlite3.SQLITE_OK if second in _FUNCTIONS else sqlite3.SQLITE_DENY
-    return sqlite3.SQLITE_DENY
-
-
-def _allow(*_: object) -> int:
-    """The authorizer between `where` expressions; Python 3.10 cannot take one away."""
-    return sqlite3.SQLITE_OK

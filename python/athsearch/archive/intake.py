@@ -23,7 +23,8 @@ from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Square
-from .catalogue import Catalogue, KnownCase, NewCase, record_name
+from .cases import KnownCase, NewCase, record_name
+from .catalogue import Catalogue
 from .pseudonym import PatientKey
 from .segment import write_segment
 
@@ -45,6 +46,21 @@ class AddReport:
     n_present: int
     n_differing: int
     n_deleted: int
+    failed: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Images encoded to ask an archive. Row r is items[r].
+
+    patients: pseudonyms, None where the patient is not known. contents: SHA-256 of the image, hexadecimal.
+    failed: (source, reason) of images that could not be used.
+    """
+
+    codes: Codes
+    items: tuple[Item, ...]
+    patients: tuple[str | None, ...]
+    contents: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
 
 
@@ -119,8 +135,8 @@ def add_images(
         taken, pending[:] = pending[:], []
         cases = [case for batch, _ in taken for case in batch]
         if cases:
-            codes = concatenate([part for _, part in taken])
-            catalogue.add(root, write_segment(folder, codes, catalogue.next_id()), cases)
+            parts = [part for _, part in taken]
+            catalogue.add(root, write_segment(folder, parts, len(cases), encoder.bits, catalogue.next_id()), cases)
             counts["added"] += len(cases)
 
     n_done, last_commit = 0, time.monotonic()
@@ -145,6 +161,29 @@ def add_images(
         raise
     commit()
     return AddReport(counts["added"], counts["present"], counts["differing"], counts["deleted"], tuple(failed))
+
+
+def encode_queries(
+    encoder: Encoder, source: Source, key: PatientKey, progress: Callable[[int, int], None] | None
+) -> Queries:
+    """Encodes a source's images to ask with. See `Archive.encode_queries`."""
+    codes = [Codes.from_bits(np.zeros((0, encoder.bits), np.bool_), encoder.model_id)]
+    items, patients, contents, failed = [], [], [], []
+    n_done = 0
+    for batch, batch_codes in encoded_batches(encoder, source):
+        codes.append(batch_codes)
+        for image in batch:
+            if image.error:
+                failed.append((image.item.source, image.error.reason))
+                continue
+            patient = image.item.patient
+            items.append(image.item)
+            patients.append(None if patient is None else key.pseudonym(patient))
+            contents.append(image.content.hex())
+        n_done += len(batch)
+        if progress:
+            progress(n_done, len(source))
+    return Queries(concatenate(codes), tuple(items), tuple(patients), tuple(contents), tuple(failed))
 
 
 def check_records(source: Source, columns: Sequence[str]) -> None:

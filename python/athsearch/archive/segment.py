@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tokenize
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,42 +14,70 @@ import numpy as np
 from ..codes import Codes, n_words_for
 from ..errors import SegmentCorrupt
 from ..files import replacing
+from .mapping import map_array
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment as the catalogue knows it: row r holds the code of case first_id + r."""
+    """A segment as the catalogue knows it: row r holds the code of case first_id + r.
+
+    has_cases: whether the catalogue has a row for each of them; otherwise all that is known is a range of ids.
+    """
 
     file: str
     first_id: int
     n_codes: int
     sha256: str
+    has_cases: bool = True
 
 
-def write_segment(folder: Path, codes: Codes, first_id: int) -> Segment:
-    """Writes codes, whole or not at all, for the ids from first_id on. A file that nobody lists may be replaced."""
+def write_segment(
+    folder: Path, parts: Iterable[Codes], n_codes: int, bits: int, first_id: int, has_cases: bool = True
+) -> Segment:
+    """Writes codes, whole or not at all, for the ids from first_id on. A file that nobody lists may be replaced.
+
+    parts: the codes, one part after the other; n_codes: how many they are together (a ValueError otherwise).
+    """
     path = folder / f"{first_id:012d}.npy"
-    with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            np.save(file, codes.words.astype("<u8", copy=False))
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    return Segment(path.name, first_id, codes.n_codes, digest)
+    digest, n_written = hashlib.sha256(), 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        header = npy_header("<u8", (n_codes, n_words_for(bits)))
+        file.write(header)
+        digest.update(header)
+        for part in parts:
+            words = part.words.astype("<u8", copy=False)
+            file.write(words.data)
+            digest.update(words.data)
+            n_written += part.n_codes
+        if n_written != n_codes:
+            raise ValueError(f"{n_codes:,} codes were announced, {n_written:,} came")
+    return Segment(path.name, first_id, n_codes, digest.hexdigest(), has_cases)
 
 
-def map_segment(folder: Path, segment: Segment, bits: int, model_id: str) -> Codes:
-    """The segment's codes, mapped read-only from disk. Raises SegmentCorrupt when the file is missing, cut short or of
-    another shape; the bytes of the codes are not read.
+def map_segment(folder: Path, segment: Segment, like: Codes) -> Codes:
+    """The segment's codes, mapped read-only from disk; their bits and model are those of `like`.
+
+    Raises SegmentCorrupt when the file is missing, cut short or of another shape; the bytes of the codes are not read.
     """
     path = folder / segment.file
+    shape = (segment.n_codes, like.n_words)
     try:
-        words = np.load(path, mmap_mode="r", allow_pickle=False)
+        words = map_array(path, npy_header("<u8", shape), shape)
+        if words is None:  # wrong, or written by another version of NumPy, whose header looks different: it judges
+            words = np.lib.format.open_memmap(path, "r")
     except FileNotFoundError as error:
         raise SegmentCorrupt(f"{path}: the segment's file is missing") from error
     except (ValueError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         raise SegmentCorrupt(f"{path}: not a readable segment ({error})") from error
-    shape = (segment.n_codes, n_words_for(bits))
     if words.dtype != np.dtype("<u8") or words.shape != shape or not words.flags.c_contiguous:
         raise SegmentCorrupt(
             f"{path}: holds {words.dtype} {list(words.shape)}, the catalogue says uint64 {list(shape)}"
         )
-    return Codes.trusted(words.astype(np.uint64, copy=False), bits, model_id)
+    return Codes.trusted(words.astype(np.uint64, copy=False), like.bits, like.model_id)
+
+
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """What an .npy file begins with: a multiple of 64 bytes, as many for any number of rows."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return header.getvalue()

@@ -13,13 +13,15 @@ from ..errors import AthsearchError
 _HOME = {  # command -> module of this folder; imported when the command is used, for some need torch
     "demo": "demo",
     "train": "train",
-    "index": "archives",
+    "index": "index",
     "query": "archives",
     "evaluate": "archives",
     "info": "info",
+    "export": "export",
     "bench": "bench",
 }
-_EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss"}  # package -> what to install for it
+# Package -> what to install for it.
+_EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet"}
 
 
 class _Commands(click.Group):

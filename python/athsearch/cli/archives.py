@@ -1,4 +1,4 @@
-"""Commands about archives: index, query, evaluate."""
+"""The commands that ask an archive: query, evaluate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 from ..archive.archive import Archive, Hit
 from ..codes import Codes
 from ..data import locate, read_pixels
-from ..errors import ArchiveError, ImageError, ModelMismatch, SourceError
+from ..errors import ArchiveError, ImageError
 from ..files import replacing
 from .common import (
+    ARCHIVE,
     device_option,
     json_option,
     key_option,
@@ -28,81 +29,6 @@ from .common import (
     source_options,
     split_option,
 )
-
-ARCHIVE = click.argument("archive_path", metavar="ARCHIVE", type=click.Path(path_type=Path))
-
-
-@click.command()
-@ARCHIVE
-@source_options
-@split_option("all images")
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make a new archive.")
-@key_option
-@device_option
-@json_option
-def index(
-    archive_path: Path, weights: Path | None, key_path: Path | None, device: str, as_json: bool, **open_options: Any
-) -> None:
-    """Add the images of SOURCE to ARCHIVE, which is made if it is not there.
-
-    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz or
-    one image. What is there already is recognised, so an interrupted run goes on where it stopped. An image that cannot
-    be read is reported and never stops the run.
-
-    \b
-    Example:
-      athsearch index archive images/ --weights run/weights.safetensors --split train
-    """
-    from ..encoder import Encoder
-
-    source = open_chosen(**open_options)
-    if archive_path.exists():
-        archive = Archive.open(archive_path, key_path, device)
-        if weights is not None and (other := Encoder.load(weights, "cpu").model_id) != archive.model_id:
-            raise ModelMismatch(
-                f"{archive_path} holds codes of model {archive.model_id}, {weights} is model {other}: "
-                "leave --weights out to use the archive's own, or make another archive"
-            )
-    elif weights is None:
-        raise click.UsageError(f"{archive_path} does not exist; give --weights to make it")
-    else:
-        archive = Archive.create(archive_path, Encoder.load(weights, device), key_path)
-    with archive, progress("indexing") as bar:
-        report = archive.add(source, bar)
-        n_cases, archive_columns = archive.n_cases, archive.columns
-    if as_json:
-        print_json(
-            {
-                "archive": str(archive_path),
-                "n_cases": n_cases,
-                "n_added": report.n_added,
-                "n_present": report.n_present,
-                "n_differing": report.n_differing,
-                "n_deleted": report.n_deleted,
-                "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
-                "skipped": source.skipped,
-                "columns": archive_columns,
-            }
-        )
-    else:
-        report_failures(report.failed)
-        click.echo(
-            f"{archive_path}: {report.n_added:,} added, {report.n_present:,} there already"
-            + (f", {report.n_deleted:,} deleted earlier" if report.n_deleted else "")
-            + (f", {len(report.failed):,} could not be used" if report.failed else "")
-            + f"; {n_cases:,} cases"
-        )
-        if report.n_differing:
-            say(
-                f"  {report.n_differing:,} of those there already now come with another label, patient, split or "
-                "record; what was stored stands"
-            )
-        if stored := sorted({name for item in source.items for name in item.record}):
-            say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
-        if source.skipped:
-            say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
-    if len(report.failed) == len(source):
-        raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
 
 
 @click.command()
@@ -139,7 +65,8 @@ def query(
     """Show the cases of ARCHIVE most similar to IMAGE (or to a case, or a code), nearest first.
 
     Distance is the number of bits in which two codes differ; of equal distances the lower id comes first. Other cases
-    of the query's patient are left out where the patient is known: with --id, or by --patient.
+    of the query's patient are left out where the patient is known: with --id, or by --patient. Ready-made codes have no
+    record, so that they meet no --where.
 
     \b
     Examples:
@@ -261,11 +188,13 @@ def _write_sheet(
     pixels, label, lines = None, None, ["query", "a code"]
     if id is not None:
         case = archive.case(id)
-        label, lines = case.label, ["query", f"id {id}, {case.label or 'no label'}", case.source]
-        try:
-            pixels = read_pixels(images or case.root, case.source)
-        except ImageError as error:
-            lines.append(error.reason)
+        label, lines = case.label, ["query", f"id {id}, {case.label or 'no label'}"]
+        if case.root is not None and case.source is not None:
+            lines.append(case.source)
+            try:
+                pixels = read_pixels(images or case.root, case.source)
+            except ImageError as error:
+                lines.append(error.reason)
     elif image is not None:
         lines = ["query", Path(image).name]
         pixels = read_pixels(*locate(image))

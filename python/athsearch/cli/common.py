@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..data import SPLITS, Source, open_source
+from ..errors import AthsearchError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 PLAIN_SECONDS = 10.0  # between the lines that replace a progress bar where there is no terminal
 
+ARCHIVE = click.argument("archive_path", metavar="ARCHIVE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="Where the network runs: auto, cpu or cuda."
@@ -116,6 +118,15 @@ def progress(label: str) -> Iterator[Progress]:
         yield shown
     finally:
         shown.close()
+
+
+@contextmanager
+def all_or_nothing(outcome: str) -> Iterator[None]:
+    """For what cannot go on where it stopped: Ctrl-C becomes an error that says what the outcome is then."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise AthsearchError(f"interrupted; {outcome}") from error
 
 
 def say(text: str) -> None:

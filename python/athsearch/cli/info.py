@@ -61,12 +61,13 @@ def _archive_facts(path: Path) -> dict[str, Any]:
         return {
             "archive": str(path),
             "cases": archive.n_cases,
+            **({"without_record": n_alone} if (n_alone := archive.n_codes_alone) else {}),
             "deleted": archive.n_deleted,
             "labels": {label or "(none)": count for label, count in archive.counts().items()},
             "columns": archive.columns,
             "bits": archive.bits,
             "segments": archive.n_segments,
-            "model": _weights_facts(path / "weights.safetensors"),
+            "model": _weights_facts(path / "weights.safetensors") if archive.model_id else None,
         }
 
 

@@ -1,0 +1,63 @@
+"""Cases: one image each, or one code, with what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+Value: TypeAlias = str | int | float
+
+COLUMNS = ("id", "source", "label", "patient", "split")  # what `where` sees, beside the record's columns
+
+
+def record_name(column: str) -> str:
+    """What a record's column is called in the catalogue: "record_id" for "id", so as not to hide the case's own.
+
+    SQL does not tell capitals apart, so neither does this.
+    """
+    taken = (*COLUMNS, "root", "content", "record", "is_deleted")
+    return f"record_{column}" if column.casefold() in taken else column
+
+
+@dataclass(frozen=True)
+class NewCase:
+    """A case to be added. content: SHA-256 of the image's bytes. patient: a pseudonym."""
+
+    source: str
+    content: bytes
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    record: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of an archive. root: the folder its source is relative to. patient: a pseudonym.
+
+    A case that came as a ready-made code has nothing but its id; `source` tells.
+    """
+
+    id: int
+    root: str | None = None
+    source: str | None = None
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    record: Mapping[str, Value] = field(default_factory=dict)
+
+    def value(self, column: str) -> Value | None:
+        """What `where` sees under that name; None when the case has no such value."""
+        own: Value | None = getattr(self, column) if column in COLUMNS else self.record.get(column)
+        return own
+
+
+class KnownCase(NamedTuple):
+    """What the catalogue has for a source and content. patient: a pseudonym."""
+
+    is_deleted: bool
+    label: str | None
+    patient: str | None
+    split: str | None
+    record: Mapping[str, Value]

@@ -1,0 +1,54 @@
+"""Arrays in files, mapped read-only without keeping a descriptor each: an archive may have thousands of segments."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..types import Words
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Mapping:
+    """A file in memory for as long as an array needs it. mmap.mmap would hold a copy of the descriptor."""
+
+    def __init__(self, descriptor: int, n_bytes: int) -> None:
+        self._address = _libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        self._n_bytes = n_bytes
+        if self._address == _FAILED:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+    def __del__(self) -> None:
+        if self._address != _FAILED:
+            _libc.munmap(self._address, self._n_bytes)
+
+    def array(self, offset: int, shape: tuple[int, int]) -> Words:
+        """uint64 of this shape from the offset on. It keeps the mapping, and so do its parts."""
+        where = {"data": (self._address + offset, True), "shape": shape, "typestr": "<u8", "version": 3}
+        self.__array_interface__ = where
+        return np.asarray(self)
+
+
+def map_array(path: Path, header: bytes, shape: tuple[int, int]) -> Words | None:
+    """uint64 [n_codes, n_words] that follows the header in a file; None where the file is not just these two.
+
+    header: a multiple of eight bytes long. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        n_bytes = len(header) + 8 * shape[0] * shape[1]
+        if os.read(descriptor, len(header)) != header or os.fstat(descriptor).st_size != n_bytes:
+            return None
+        return _Mapping(descriptor, n_bytes).array(len(header), shape)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""Cases read in bulk: to be scored, or to be taken elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..codes import Codes
+from ..errors import CatalogueError
+from ..types import Ids
+from .catalogue import Catalogue
+from .snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of an archive's cases. Row r is case ids[r].
+
+    columns: by name, a value for each row; None where the case has none.
+    """
+
+    ids: Ids
+    codes: Codes
+    columns: Mapping[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Database:
+    """Everything that can be found in an archive, for evaluation. Row r is case ids[r].
+
+    patients: pseudonyms, None where the patient is not known. contents: SHA-256 of the image, hexadecimal, None where
+    there was none but a ready-made code.
+    """
+
+    codes: Codes
+    ids: Ids
+    labels: tuple[str | None, ...]
+    patients: tuple[str | None, ...]
+    contents: tuple[str | None, ...]
+
+
+def read_part(snapshot: Snapshot, catalogue: Catalogue, columns: Sequence[str], begin: int, end: int) -> Part:
+    """The rows from begin to end of a snapshot, without those deleted. The catalogue may have gone on since.
+
+    Raises ValueError for an unknown column, CatalogueError where a code should have a case and has none.
+    """
+    ids, codes = snapshot.part(begin, end)
+    values: dict[str, list[Any]] = {name: [None] * len(ids) for name in columns}
+    if values and len(ids):
+        known = {id: row for id, *row in catalogue.values(columns, int(ids[0]), int(ids[-1]))}
+        places = np.flatnonzero(snapshot.have_cases(ids))
+        for place, id in zip(places.tolist(), ids[places].tolist(), strict=True):
+            if id not in known:
+                raise CatalogueError(f"{snapshot.path}: damaged: there is a code of case {id}, but no such case")
+            for name, value in zip(columns, known[id], strict=True):
+                values[name][place] = value
+    return Part(ids, codes, values)
+
+
+def read_database(snapshot: Snapshot, catalogue: Catalogue) -> Database:
+    """All rows of a snapshot without those deleted. Raises CatalogueError."""
+    columns = ("label", "patient", "content")
+    part = read_part(snapshot, catalogue, columns, 0, snapshot.index.n_codes)
+    return Database(part.codes, part.ids, *(tuple(part.columns[name]) for name in columns))

@@ -1,0 +1,101 @@
+"""One commit's codes: segments laid end to end, so that row r is the r-th of all codes, and the ids of these rows.
+
+Ids are ranges, one a segment. Nothing here takes memory for each code, but one bit where some were deleted.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..codes import Codes, concatenate
+from ..errors import CatalogueError
+from ..index import FlatIndex
+from ..types import Bools, Ids, Mask
+from .catalogue import Catalogue
+from .segment import Segment, map_segment
+
+
+class Snapshot:
+    """What the catalogue says of the codes at the time of its making. It does not change, nor do its files.
+
+    segments: ids ascending; index: over the codes of all, by row; deleted_rows: int64, ascending.
+    """
+
+    def __init__(self, path: Path, catalogue: Catalogue, like: Codes, earlier: Snapshot | None) -> None:
+        """path: the archive. like: Codes [0] of its bits and model. What `earlier` has mapped is used again.
+
+        Raises SegmentCorrupt or CatalogueError.
+        """
+        self.path = path
+        self.data_version = catalogue.data_version
+        self._like = like
+        self.segments = catalogue.segments()
+        mapped = earlier._codes if earlier else {}
+        self._codes: dict[Segment, Codes] = {
+            segment: mapped.get(segment) or map_segment(path / "segments", segment, like) for segment in self.segments
+        }
+        self.index = FlatIndex([like, *self._codes.values()])
+        self._first_ids = np.array([segment.first_id for segment in self.segments], np.int64)
+        self._first_rows = np.cumsum([0, *(segment.n_codes for segment in self.segments)], dtype=np.int64)
+        self._has_cases = np.array([segment.has_cases for segment in self.segments], np.bool_)
+        self.deleted_rows = self.rows(catalogue.deleted_ids())
+
+    @property
+    def n_alive(self) -> int:
+        """How many codes can be found."""
+        return self.index.n_codes - len(self.deleted_rows)
+
+    @property
+    def n_alone(self) -> int:
+        """How many codes that can be found have no case."""
+        n_codes = sum(segment.n_codes for segment in self.segments if not segment.has_cases)
+        return n_codes - int(np.count_nonzero(~self.have_cases(self.ids(self.deleted_rows))))
+
+    @cached_property
+    def alive(self) -> Mask | None:
+        """The rows that can be found; None for all."""
+        return ~Mask.from_rows(self.deleted_rows, self.index.n_codes) if len(self.deleted_rows) else None
+
+    def ids(self, rows: Ids) -> Ids:
+        """The ids of rows."""
+        place = np.searchsorted(self._first_rows, rows, side="right") - 1
+        return self._first_ids[place] + (rows - self._first_rows[place])
+
+    def rows(self, ids: Ids) -> Ids:
+        """The rows of those ids that have one, in the same order."""
+        if not self.segments:
+            return ids[:0]
+        place = self._place(ids)
+        rows = self._first_rows[place] + (ids - self._first_ids[place])
+        return rows[(place >= 0) & (rows < self._first_rows[place + 1])]
+
+    def mask(self, ids: Ids) -> Mask:
+        """The rows of those ids that have one."""
+        return Mask.from_rows(self.rows(ids), self.index.n_codes)
+
+    def have_cases(self, ids: Ids) -> Bools:
+        """Of ids that have a row: whether the catalogue has a case for each."""
+        return self._has_cases[self._place(ids)]
+
+    def code(self, id: int) -> Codes:
+        """Codes [1] of an id. Raises CatalogueError where there is none."""
+        rows = self.rows(np.array([id], np.int64))
+        if not len(rows):
+            raise CatalogueError(f"{self.path}: damaged: there is a case {id}, but no code of it")
+        return self.part(int(rows[0]), int(rows[0]) + 1)[1]
+
+    def part(self, begin: int, end: int) -> tuple[Ids, Codes]:
+        """Ids and codes of the rows from begin to end, without deleted ones. Copies the codes."""
+        first, last = np.searchsorted(self._first_rows, [begin, end - 1], side="right") - 1
+        parts = [self._like]
+        for segment, first_row in zip(self.segments[first : last + 1], self._first_rows[first:].tolist(), strict=False):
+            parts.append(self._codes[segment][max(begin - first_row, 0) : end - first_row])
+        is_alive = np.ones(end - begin, np.bool_)
+        is_alive[self.deleted_rows[slice(*np.searchsorted(self.deleted_rows, [begin, end]))] - begin] = False
+        return self.ids(begin + np.flatnonzero(is_alive)), concatenate(parts)[is_alive]
+
+    def _place(self, ids: Ids) -> Ids:
+        return np.searchsorted(self._first_ids, ids, side="right") - 1

@@ -1,0 +1,61 @@
+"""How an archive comes to be, and the one process that may write to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ArchiveLocked
+from ..files import sync_folder
+from .catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from ..encoder import Encoder
+
+
+def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | None) -> None:
+    """Makes the folder of an archive without cases, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        (unfinished / "segments").mkdir(parents=True)
+        (unfinished / "writer.lock").touch()
+        if encoder is not None:
+            encoder.save(unfinished / "weights.safetensors")
+        Catalogue.create(unfinished / "catalogue.sqlite", properties)
+        sync_folder(unfinished)
+        os.rename(unfinished, path)
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Catalogue]:
+    """The catalogue of the archive at `path`, to write to, for as long as the block lasts. Removes what a writer that
+    was killed left unfinished. Raises ArchiveLocked when another process is writing.
+    """
+    # The system drops the lock when its process ends, however that happens: a lock is never stale.
+    with (path / "writer.lock").open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = lock.read().strip() or "unknown"
+            raise ArchiveLocked(
+                f"{path}: another process is writing to it (process {holder}); try again when it is done"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        for unfinished in (path / "segments").glob(".*.tmp"):
+            unfinished.unlink()
+        catalogue = Catalogue(path / "catalogue.sqlite", writable=True)
+        try:
+            yield catalogue
+        finally:
+            catalogue.close()

@@ -1,0 +1,160 @@
+"""The command index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..archive.archive import Archive
+from ..archive.imports import CODE_FILES, open_codes
+from ..codes import MAX_BITS
+from ..errors import ModelMismatch, SourceError
+from .common import (
+    ARCHIVE,
+    all_or_nothing,
+    device_option,
+    json_option,
+    key_option,
+    open_chosen,
+    print_json,
+    progress,
+    report_failures,
+    say,
+    source_options,
+    split_option,
+)
+
+
+@click.command()
+@ARCHIVE
+@source_options
+@split_option("all images")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make an archive of images.")
+@click.option("--bits", type=click.IntRange(1, MAX_BITS), help="Bits of a ready-made code; needed to make an archive.")
+@key_option
+@device_option
+@json_option
+def index(
+    archive_path: Path,
+    weights: Path | None,
+    bits: int | None,
+    key_path: Path | None,
+    device: str,
+    as_json: bool,
+    **open_options: Any,
+) -> None:
+    """Add the images of SOURCE, or ready-made codes, to ARCHIVE, which is made if it is not there.
+
+    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz or
+    one image. What is there already is recognised, so an interrupted run goes on where it stopped. An image that cannot
+    be read is reported and never stops the run.
+
+    A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
+    first. All of them are added or none. They become cases with an id and no record, so no --where finds them, and they
+    are not recognised: added twice, they are there twice.
+
+    \b
+    Examples:
+      athsearch index archive images/ --weights run/weights.safetensors --split train
+      athsearch index archive codes.npy --bits 64
+    """
+    if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
+        if given := [name for name, value in open_options.items() if name != "source_path" and value is not None]:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} goes with images")
+        _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, key_path, device, as_json)
+        return
+    if bits is not None:
+        raise click.UsageError("--bits goes with ready-made codes; images get those of the network")
+    source = open_chosen(**open_options)
+    archive = _open_or_create(archive_path, weights, None, key_path, device)
+    with archive, progress("indexing") as bar:
+        report = archive.add(source, bar)
+        n_cases, archive_columns = archive.n_cases, archive.columns
+    if as_json:
+        print_json(
+            {
+                "archive": str(archive_path),
+                "n_cases": n_cases,
+                "n_added": report.n_added,
+                "n_present": report.n_present,
+                "n_differing": report.n_differing,
+                "n_deleted": report.n_deleted,
+                "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
+                "skipped": source.skipped,
+                "columns": archive_columns,
+            }
+        )
+    else:
+        report_failures(report.failed)
+        click.echo(
+            f"{archive_path}: {report.n_added:,} added, {report.n_present:,} there already"
+            + (f", {report.n_deleted:,} deleted earlier" if report.n_deleted else "")
+            + (f", {len(report.failed):,} could not be used" if report.failed else "")
+            + f"; {n_cases:,} cases"
+        )
+        if report.n_differing:
+            say(
+                f"  {report.n_differing:,} of those there already now come with another label, patient, split or "
+                "record; what was stored stands"
+            )
+        if stored := sorted({name for item in source.items for name in item.record}):
+            say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
+        if source.skipped:
+            say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
+    if len(report.failed) == len(source):
+        raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
+
+
+def _index_codes(
+    archive_path: Path,
+    path: Path,
+    weights: Path | None,
+    bits: int | None,
+    key_path: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    if archive_path.exists():
+        with Archive.open(archive_path) as archive:
+            if bits not in (None, archive.bits):
+                raise ModelMismatch(f"{archive_path} holds {archive.bits}-bit codes, not {bits}")
+            bits = archive.bits
+    codes = open_codes(path, bits)  # first: a file that is not one makes no archive
+    with (
+        _open_or_create(archive_path, weights, codes.bits, key_path, device) as archive,
+        all_or_nothing(f"{archive_path} holds what it held before"),
+        progress("importing") as bar,
+    ):
+        ids = archive.add_codes(codes.parts, bar, codes.n_codes)
+        n_cases = archive.n_cases
+    if as_json:
+        added = {"n_added": len(ids), "first_id": ids.start if ids else None}
+        print_json({"archive": str(archive_path), "n_cases": n_cases, **added})
+    else:
+        as_ids = f" as ids {ids[0]} to {ids[-1]}" if ids else ""
+        click.echo(f"{archive_path}: {len(ids):,} codes added{as_ids}; {n_cases:,} cases")
+
+
+def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path: Path | None, device: str) -> Archive:
+    """bits: those of ready-made codes, which need no weights."""
+    from ..encoder import Encoder
+
+    if path.exists():
+        archive = Archive.open(path, key_path, device)
+        if weights is not None and (other := Encoder.load(weights, "cpu").model_id) != archive.model_id:
+            archive.close()
+            raise ModelMismatch(
+                f"{path} holds codes of model {archive.model_id}, {weights} is model {other}: "
+                "leave --weights out to use the archive's own, or make another archive"
+            )
+        return archive
+    if weights is not None:
+        encoder = Encoder.load(weights, device)
+        if bits not in (None, encoder.bits):
+            raise ModelMismatch(f"{weights} makes {encoder.bits}-bit codes, not {bits}")
+        return Archive.create(path, encoder, key_path)
+    if bits is None:
+        raise click.UsageError(f"{path} does not exist; give --weights to make it")
+    return Archive.create(path, key_path=key_path, bits=bits)
