@@ -43,7 +43,8 @@ def archive(tmp_path: Path, encoder: Encoder, source: Source) -> Path:
 def test_codes_are_imported_and_found(run: Run, npy: Path, codes: Codes, tmp_path: Path) -> None:
     path = tmp_path / "archive"
     report = run("index", path, npy, "--bits", 48, "--json").json()
-    assert report == {"archive": str(path), "n_cases": 1000, "n_added": 1000, "first_id": 1}
+    kept = {"index": "flat", "index_reason": "none is kept"}
+    assert report == {"archive": str(path), "n_cases": 1000, "n_added": 1000, "first_id": 1, **kept}
     hits = run("query", path, "--id", 8, "-k", 3, "--json").json()["hits"]  # type: ignore[index]
     with Archive.open(path) as opened:
         assert [(hit.case.id, hit.distance) for hit in opened.search_case(8, k=3)] == [

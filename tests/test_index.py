@@ -16,13 +16,13 @@ from athsearch import _scan
 from athsearch.codes import Codes, concatenate
 from athsearch.errors import KernelUnavailable, ModelMismatch, SegmentCorrupt
 from athsearch.index import INDEXES, DistinctIndex, FlatIndex, MihIndex, open_index
+from athsearch.index.distinct import SORTED_KINDS
 from athsearch.index.sorted import SortedForm
 from athsearch.types import AnyArray, Bools, Ids, Mask, Neighbors
 
 BITS = (1, 7, 12, 36, 48, 63, 64, 65, 128, 512)
 OURS = [kind for kind in INDEXES if not kind.startswith("faiss-")]  # FAISS's: test_faiss_adapters.py
 N_CODES = (0, 1, 7, 8, 9, 4095, 4097)
-KINDS: dict[str, type[DistinctIndex] | type[MihIndex]] = {"distinct": DistinctIndex, "mih": MihIndex}
 FEW, MANY = 3, 9  # queries: a kernel may lay the rows out in another way for many
 
 
@@ -215,14 +215,14 @@ def test_codes_added_are_scanned_until_they_are_many() -> None:
 def test_a_sorted_form_survives_files(kind: str, n_distinct: int, tmp_path: Path) -> None:
     codes = random_codes(n_distinct, 64, 26)[np.random.default_rng(27).integers(0, n_distinct, 5000)]
     added, queries = random_codes(50, 64, 28), random_codes(3, 64, 29)
-    form = KINDS[kind].sort(codes)
+    form = SORTED_KINDS[kind].sort(codes)
     for name, array in form.arrays():
         np.save(tmp_path / f"{name}.npy", array)
     mapped = {path.stem: np.load(path, mmap_mode="r") for path in tmp_path.iterdir()}
-    index = KINDS[kind]([codes, added], form=SortedForm.from_arrays(5000, mapped))
+    index = SORTED_KINDS[kind]([codes, added], form=SortedForm.from_arrays(5000, mapped))
     assert_same(index.search(queries, 100), FlatIndex([codes, added]).search(queries, 100))
     with pytest.raises(ValueError, match="the sorted form is of 5000 rows, which is not where a segment"):
-        KINDS[kind]([codes[:4999], added], form=form)
+        SORTED_KINDS[kind]([codes[:4999], added], form=form)
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
@@ -236,7 +236,7 @@ def test_auto_says_what_it_chose_and_why() -> None:
         assert index.plan is not None
         assert str(index.plan).startswith(f"{kind}: "), index.plan
         assert f"{len(codes):,}" in str(index.plan)
-        assert type(index) is {"flat": FlatIndex, **KINDS}[kind]
+        assert type(index) is {"flat": FlatIndex, **SORTED_KINDS}[kind]
         assert index.plan.costs["flat"] == len(codes) * codes.n_words
     assert FlatIndex(uniform).plan is None
 

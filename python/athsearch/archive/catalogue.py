@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import CatalogueError, FormatVersion
 from ..types import Ids
 from .cases import COLUMNS, Case, KnownCase, NewCase, Value
+from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
 from .where import select_ids, value_of
@@ -126,6 +127,25 @@ class Catalogue:
                 raise CatalogueError(f"{self._path}: damaged: segment {part.file!r} has impossible ids or name")
             next_id = part.first_id + part.n_codes
         return segments
+
+    def kept_index(self) -> KeptIndex | None:
+        """The index that is kept beside the segments, if there is one."""
+        if self._format() == 1:
+            return None
+        with self._errors():
+            row = self._connection.execute("SELECT kind, folder, n_rows, reason, files FROM kept_index").fetchone()
+            return None if row is None else KeptIndex(row[0], row[1], row[2], row[3], json.loads(row[4]))
+
+    def keep_index(self, index: KeptIndex | None) -> None:
+        """Lists an index in the place of the one there was, or none."""
+        with self.transaction("IMMEDIATE"):
+            self._keep(index)
+
+    def _keep(self, index: KeptIndex | None) -> None:
+        self._connection.execute("DELETE FROM kept_index")
+        if index is not None:
+            row = [index.kind, index.folder, index.n_rows, index.reason, json.dumps(dict(index.files))]
+            self._connection.execute("INSERT INTO kept_index VALUES (?, ?, ?, ?, ?)", row)
 
     def deleted_ids(self) -> Ids:
         """int64, ascending."""
@@ -268,10 +288,12 @@ class Catalogue:
             names = sorted({name for case in cases for name in case.record})
             many("INSERT OR IGNORE INTO record_column VALUES (?)", [(name,) for name in names])
 
-    def add_codes(self, segment: Segment) -> None:
-        """Lists a segment of codes without cases."""
+    def add_codes(self, segment: Segment, index: KeptIndex | None = None) -> None:
+        """Lists a segment of codes without cases and, if one is given, an index in the place of the one there was."""
         with self.transaction("IMMEDIATE"):
             self._list(segment)
+            if index is not None:
+                self._keep(index)
 
     def _list(self, segment: Segment) -> None:
         self._connection.execute(

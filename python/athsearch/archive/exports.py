@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..codes import concatenate
 from ..errors import ArchiveError
 from ..files import replacing
+from ..index import write_faiss
 from .segment import npy_header
 
 if TYPE_CHECKING:
@@ -100,9 +102,29 @@ def _export_parquet(
     return [path], n_done
 
 
+def _export_faiss(
+    archive: Archive, path: Path, columns: Sequence[str] | None, replace: bool, progress: Progress
+) -> tuple[list[Path], int]:
+    """An IndexBinaryFlat in an IndexBinaryIDMap2, so that FAISS answers with our ids. Takes memory for all codes."""
+    if columns:
+        raise ValueError("FAISS files hold codes and ids; columns go with parquet")
+    _check_places([path], replace)
+    database_ids, parts, n_all = [], [], archive.n_cases
+    for part in archive.parts():
+        database_ids.append(part.ids)
+        parts.append(part.codes)
+        progress(sum(map(len, parts)), n_all)
+    if not parts:
+        raise ArchiveError(f"{archive.path}: it holds no code to export")
+    codes = concatenate(parts)
+    write_faiss(path, codes, np.concatenate(database_ids))
+    return [path], len(codes)
+
+
 # Kind -> what writes it.
 EXPORTS: dict[str, Callable[[Archive, Path, Sequence[str] | None, bool, Progress], tuple[list[Path], int]]] = {
     "npy": _export_npy,
+    "faiss": _export_faiss,
     "parquet": _export_parquet,
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..codes import Codes, check_same_model, n_words_for
 from ..errors import SourceError
+from ..index import read_faiss
 from ..types import AnyArray
 
 PART_BYTES = 1 << 24  # read or written at a time
@@ -67,8 +68,17 @@ def _open_npy(path: Path, bits: int | None) -> CodeFile:
     return CodeFile(bits, len(array), parts())
 
 
+def _open_faiss(path: Path, bits: int | None) -> CodeFile:
+    """A file of a FAISS binary index, in the order of its ids; bits: where FAISS counts whole bytes. Takes memory."""
+    try:
+        codes, _ = read_faiss(path, bits)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from error
+    return CodeFile(codes.bits, codes.n_codes, iter([codes]))
+
+
 # Suffix -> what opens such a file.
-CODE_FILES: dict[str, Callable[[Path, int | None], CodeFile]] = {".npy": _open_npy}
+CODE_FILES: dict[str, Callable[[Path, int | None], CodeFile]] = {".npy": _open_npy, ".faiss": _open_faiss}
 
 
 def sized(codes: Codes | Iterable[Codes], n_codes: int | None) -> tuple[Iterable[Codes], int]:

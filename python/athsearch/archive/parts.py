@@ -63,5 +63,5 @@ def read_part(snapshot: Snapshot, catalogue: Catalogue, columns: Sequence[str], 
 def read_database(snapshot: Snapshot, catalogue: Catalogue) -> Database:
     """All rows of a snapshot without those deleted. Raises CatalogueError."""
     columns = ("label", "patient", "content")
-    part = read_part(snapshot, catalogue, columns, 0, snapshot.index.n_codes)
+    part = read_part(snapshot, catalogue, columns, 0, snapshot.n_codes)
     return Database(part.codes, part.ids, *(tuple(part.columns[name]) for name in columns))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 FORMAT = 2
 
+_KEPT_INDEX = (
+    "CREATE TABLE kept_index (kind TEXT NOT NULL, folder TEXT NOT NULL, n_rows INTEGER NOT NULL, reason TEXT NOT NULL, "
+    "files TEXT NOT NULL)"
+)
+
 SCHEMA = f"""
 CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE segment (
@@ -11,6 +16,7 @@ CREATE TABLE segment (
     has_cases INTEGER NOT NULL DEFAULT 1
 );
 CREATE TABLE deleted_code (id INTEGER PRIMARY KEY);
+{_KEPT_INDEX};
 CREATE TABLE root (number INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
 CREATE TABLE record_column (name TEXT PRIMARY KEY);
 CREATE TABLE cases (
@@ -35,6 +41,7 @@ UPGRADES = {
     1: (
         "ALTER TABLE segment ADD COLUMN has_cases INTEGER NOT NULL DEFAULT 1",
         "CREATE TABLE deleted_code (id INTEGER PRIMARY KEY)",
+        _KEPT_INDEX,
         "PRAGMA user_version = 2",
     ),
 }

@@ -12,16 +12,17 @@ import numpy as np
 
 from ..codes import Codes, concatenate
 from ..errors import CatalogueError
-from ..index import FlatIndex
+from ..index import Index, open_index
 from ..types import Bools, Ids, Mask
 from .catalogue import Catalogue
+from .kept_index import open_index as open_kept
 from .segment import Segment, map_segment
 
 
 class Snapshot:
     """What the catalogue says of the codes at the time of its making. It does not change, nor do its files.
 
-    segments: ids ascending; index: over the codes of all, by row; deleted_rows: int64, ascending.
+    segments: ids ascending; n_codes: of all; deleted_rows: int64, ascending.
     """
 
     def __init__(self, path: Path, catalogue: Catalogue, like: Codes, earlier: Snapshot | None) -> None:
@@ -37,16 +38,38 @@ class Snapshot:
         self._codes: dict[Segment, Codes] = {
             segment: mapped.get(segment) or map_segment(path / "segments", segment, like) for segment in self.segments
         }
-        self.index = FlatIndex([like, *self._codes.values()])
+        self.n_codes = sum(segment.n_codes for segment in self.segments)
+        self.kept_index = catalogue.kept_index()
+        self._indexes: dict[str, Index] = {}
         self._first_ids = np.array([segment.first_id for segment in self.segments], np.int64)
         self._first_rows = np.cumsum([0, *(segment.n_codes for segment in self.segments)], dtype=np.int64)
         self._has_cases = np.array([segment.has_cases for segment in self.segments], np.bool_)
         self.deleted_rows = self.rows(catalogue.deleted_ids())
 
     @property
+    def codes(self) -> list[Codes]:
+        """The codes of all segments, one after the other; at least one segment, that may be empty."""
+        return [self._like, *self._codes.values()]
+
+    def index(self, kind: str | None = None) -> Index:
+        """An index over all codes, by row: the one the archive keeps, else a scan; or one of any kind.
+
+        Raises SegmentCorrupt where the kept one cannot be used, ValueError for an unknown kind.
+        """
+        kept = self.kept_index
+        if kind is None:
+            kind = "flat" if kept is None else kept.kind
+        if kind not in self._indexes:
+            is_kept = kept is not None and kind in ("auto", kept.kind)
+            self._indexes[kind] = (
+                open_kept(self.path, kept, self.codes) if kept is not None and is_kept else open_index(kind, self.codes)
+            )
+        return self._indexes[kind]
+
+    @property
     def n_alive(self) -> int:
         """How many codes can be found."""
-        return self.index.n_codes - len(self.deleted_rows)
+        return self.n_codes - len(self.deleted_rows)
 
     @property
     def n_alone(self) -> int:
@@ -57,7 +80,7 @@ class Snapshot:
     @cached_property
     def alive(self) -> Mask | None:
         """The rows that can be found; None for all."""
-        return ~Mask.from_rows(self.deleted_rows, self.index.n_codes) if len(self.deleted_rows) else None
+        return ~Mask.from_rows(self.deleted_rows, self.n_codes) if len(self.deleted_rows) else None
 
     def ids(self, rows: Ids) -> Ids:
         """The ids of rows."""
@@ -74,7 +97,7 @@ class Snapshot:
 
     def mask(self, ids: Ids) -> Mask:
         """The rows of those ids that have one."""
-        return Mask.from_rows(self.rows(ids), self.index.n_codes)
+        return Mask.from_rows(self.rows(ids), self.n_codes)
 
     def have_cases(self, ids: Ids) -> Bools:
         """Of ids that have a row: whether the catalogue has a case for each."""

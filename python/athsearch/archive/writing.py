@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import ArchiveLocked
 from ..files import sync_folder
 from .catalogue import Catalogue
+from .kept_index import remove_unlisted
 
 if TYPE_CHECKING:
     from ..encoder import Encoder
@@ -56,6 +57,7 @@ def writing(path: Path) -> Iterator[Catalogue]:
             unfinished.unlink()
         catalogue = Catalogue(path / "catalogue.sqlite", writable=True)
         try:
+            remove_unlisted(path, catalogue.kept_index())
             yield catalogue
         finally:
             catalogue.close()

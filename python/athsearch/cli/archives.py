@@ -15,6 +15,7 @@ from ..codes import Codes
 from ..data import locate, read_pixels
 from ..errors import ArchiveError, ImageError
 from ..files import replacing
+from ..index import INDEXES
 from .common import (
     ARCHIVE,
     device_option,
@@ -43,6 +44,7 @@ from .common import (
 @click.option("--same-patient", is_flag=True, help="With --id: show other cases of its patient too.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
 @click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
+@click.option("--kind", type=click.Choice(list(INDEXES)), help="Index to search; others than the kept one are built.")
 @key_option
 @device_option
 @json_option
@@ -58,6 +60,7 @@ def query(
     same_patient: bool,
     sheet: Path | None,
     images: Path | None,
+    kind: str | None,
     key_path: Path | None,
     device: str,
     as_json: bool,
@@ -82,10 +85,11 @@ def query(
     with Archive.open(archive_path, key_path, device) as archive:
         try:
             if id is not None:
-                hits = archive.search_case(id, k, where, exclude_same if same_patient else ("patient", *exclude_same))
+                excluded = exclude_same if same_patient else ("patient", *exclude_same)
+                hits = archive.search_case(id, k, where, excluded, kind)
             else:
                 asked = image if image is not None else _parse_code(str(code), archive)
-                hits = archive.search(asked, k, where, patient)
+                hits = archive.search(asked, k, where, patient, kind=kind)
         except KeyError as error:
             raise ArchiveError(f"{archive_path}: no case {id}") from error
         except ValueError as error:

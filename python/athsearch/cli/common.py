@@ -35,10 +35,10 @@ key_option = click.option(
 )
 
 
-def source_options(command: Command) -> Command:
+def source_options(command: Command, is_required: bool = True) -> Command:
     """Adds SOURCE and the options that say how to read it; the command takes `open_options`, for `open_chosen`."""
     options: Sequence[Callable[[Command], Command]] = (
-        click.argument("source_path", metavar="SOURCE"),
+        click.argument("source_path", metavar="SOURCE" if is_required else "[SOURCE]", required=is_required),
         click.option("--patient-pattern", metavar="REGEX", help=r"Patient from the path, as in '(\d+)_(left|right)'."),
         click.option("--path-column", metavar="NAME", help="Manifest column of the paths.  [default: path]"),
         click.option("--label-column", metavar="NAME", help="Manifest column of the labels.  [default: label]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import click
 
 from ..archive.archive import Archive
 from ..archive.imports import CODE_FILES, open_codes
+from ..archive.kept_index import KINDS
 from ..codes import MAX_BITS
 from ..errors import ModelMismatch, SourceError
+from ..index import Plan
 from .common import (
     ARCHIVE,
     all_or_nothing,
@@ -29,10 +32,13 @@ from .common import (
 
 @click.command()
 @ARCHIVE
-@source_options
+@partial(source_options, is_required=False)
 @split_option("all images")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make an archive of images.")
 @click.option("--bits", type=click.IntRange(1, MAX_BITS), help="Bits of a ready-made code; needed to make an archive.")
+@click.option(
+    "--kind", type=click.Choice(KINDS), help="Keep an index of this kind of all codes; auto lets them decide."
+)
 @key_option
 @device_option
 @json_option
@@ -40,6 +46,7 @@ def index(
     archive_path: Path,
     weights: Path | None,
     bits: int | None,
+    kind: str | None,
     key_path: Path | None,
     device: str,
     as_json: bool,
@@ -52,18 +59,28 @@ def index(
     be read is reported and never stops the run.
 
     A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
-    first. All of them are added or none. They become cases with an id and no record, so no --where finds them, and they
-    are not recognised: added twice, they are there twice.
+    first; one that ends in .faiss is a FAISS binary index. All of them are added or none. They become cases with an id
+    and no record, so no --where finds them, and they are not recognised: added twice, they are there twice.
+
+    With --kind the archive keeps an index beside its codes, which makes searches faster and changes no answer: distinct
+    compares each different code once, mih (multi-index hashing) looks only at codes of which a part is near the
+    query's, flat keeps none. It is renewed as the archive grows. SOURCE may be left out.
 
     \b
     Examples:
       athsearch index archive images/ --weights run/weights.safetensors --split train
-      athsearch index archive codes.npy --bits 64
+      athsearch index archive codes.npy --bits 64 --kind auto
+      athsearch index archive --kind mih
     """
+    if open_options["source_path"] is None:
+        if kind is None:
+            raise click.UsageError("give a SOURCE to add, or --kind to build an index of what is there")
+        _build_index(archive_path, kind, as_json)
+        return
     if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
         if given := [name for name, value in open_options.items() if name != "source_path" and value is not None]:
             raise click.UsageError(f"--{given[0].replace('_', '-')} goes with images")
-        _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, key_path, device, as_json)
+        _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, kind, key_path, device, as_json)
         return
     if bits is not None:
         raise click.UsageError("--bits goes with ready-made codes; images get those of the network")
@@ -72,6 +89,7 @@ def index(
     with archive, progress("indexing") as bar:
         report = archive.add(source, bar)
         n_cases, archive_columns = archive.n_cases, archive.columns
+        plan = _planned(archive, kind)
     if as_json:
         print_json(
             {
@@ -84,6 +102,8 @@ def index(
                 "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
                 "skipped": source.skipped,
                 "columns": archive_columns,
+                "index": plan.kind,
+                "index_reason": plan.reason,
             }
         )
     else:
@@ -103,6 +123,8 @@ def index(
             say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
         if source.skipped:
             say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
+        if kind is not None:
+            click.echo(f"index {plan}")
     if len(report.failed) == len(source):
         raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
 
@@ -112,6 +134,7 @@ def _index_codes(
     path: Path,
     weights: Path | None,
     bits: int | None,
+    kind: str | None,
     key_path: Path | None,
     device: str,
     as_json: bool,
@@ -128,13 +151,40 @@ def _index_codes(
         progress("importing") as bar,
     ):
         ids = archive.add_codes(codes.parts, bar, codes.n_codes)
-        n_cases = archive.n_cases
+    with Archive.open(archive_path) as archive:
+        n_cases, plan = archive.n_cases, _planned(archive, kind)
     if as_json:
         added = {"n_added": len(ids), "first_id": ids.start if ids else None}
-        print_json({"archive": str(archive_path), "n_cases": n_cases, **added})
+        kept = {"index": plan.kind, "index_reason": plan.reason}
+        print_json({"archive": str(archive_path), "n_cases": n_cases, **added, **kept})
     else:
         as_ids = f" as ids {ids[0]} to {ids[-1]}" if ids else ""
         click.echo(f"{archive_path}: {len(ids):,} codes added{as_ids}; {n_cases:,} cases")
+        if kind is not None:
+            click.echo(f"index {plan}")
+
+
+def _build_index(archive_path: Path, kind: str, as_json: bool) -> None:
+    with Archive.open(archive_path) as archive, all_or_nothing(f"{archive_path} keeps the index it kept before"):
+        plan = _planned(archive, kind)
+        if as_json:
+            print_json(
+                {
+                    "archive": str(archive_path),
+                    "n_cases": archive.n_cases,
+                    "index": plan.kind,
+                    "index_reason": plan.reason,
+                }
+            )
+        else:
+            click.echo(f"index {plan}")
+
+
+def _planned(archive: Archive, kind: str | None) -> Plan:
+    """Builds an index if one was asked for; says which is kept, and why."""
+    if kind is not None:
+        archive.build_index(kind, lambda step: say(f"index: {step}"))
+    return archive.index_plan
 
 
 def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path: Path | None, device: str) -> Archive:

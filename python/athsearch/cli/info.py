@@ -67,6 +67,7 @@ def _archive_facts(path: Path) -> dict[str, Any]:
             "columns": archive.columns,
             "bits": archive.bits,
             "segments": archive.n_segments,
+            "index": str(archive.index_plan),
             "model": _weights_facts(path / "weights.safetensors") if archive.model_id else None,
         }
 

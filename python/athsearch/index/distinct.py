@@ -10,7 +10,7 @@ from .. import _scan
 from ..codes import Codes, common_model
 from ..types import Ids
 from .base import ExactIndex, checked_ids, checked_segments, grown_ids, n_threads
-from .sorted import SortedForm, group, group_if_repeated, order
+from .sorted import SortedForm, sort
 
 MAX_ADDED_SHARE = 1 / 16  # of the sorted rows may have been added since; more are sorted anew
 Self = TypeVar("Self", bound="SortedIndex")
@@ -104,8 +104,7 @@ class DistinctIndex(SortedIndex):
     @classmethod
     def sort(cls, codes: Codes | Sequence[Codes], threads: int | None = None) -> SortedForm:
         """The distinct codes and the rows that carry each."""
-        segments = checked_segments(codes)
-        return SortedForm(sum(map(len, segments)), group(segments, n_threads(threads)), ())
+        return sort("distinct", checked_segments(codes), n_threads(threads))
 
 
 class MihIndex(SortedIndex):
@@ -124,5 +123,8 @@ class MihIndex(SortedIndex):
     @classmethod
     def sort(cls, codes: Codes | Sequence[Codes], threads: int | None = None) -> SortedForm:
         """The distinct codes, or the rows as they are, in the order of each substring."""
-        segments = checked_segments(codes)
-        return order(segments, group_if_repeated(segments, n_threads(threads)), n_threads(threads))
+        return sort("mih", checked_segments(codes), n_threads(threads))
+
+
+# Kinds whose sorted form may be built ahead and kept in files.
+SORTED_KINDS: dict[str, type[SortedIndex]] = {"distinct": DistinctIndex, "mih": MihIndex}

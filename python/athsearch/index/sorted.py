@@ -17,6 +17,7 @@ from ..types import AnyArray, Ids, Words
 
 Numbers = NDArray[np.uint32]
 NewArray = Callable[[str, tuple[int, ...], "np.dtype[Any]"], AnyArray]
+MAX_SORTED = 2**32 - 1  # rows are numbered in 32 bits
 MAX_SUBSTRING_BITS = 24
 N_SAMPLED = 1_000_000
 MAX_DISTINCT_SHARE = 0.5  # above it, naming the rows of each distinct code costs more than it saves
@@ -105,6 +106,23 @@ def group_if_repeated(codes: Sequence[Codes], threads: int) -> Postings | None:
             return None
     postings = group(codes, threads)
     return postings if len(postings.words) <= MAX_DISTINCT_SHARE * n_rows else None
+
+
+def sort(
+    kind: str,
+    codes: Sequence[Codes],
+    threads: int,
+    postings: Postings | None = None,
+    new_array: NewArray | None = None,
+) -> SortedForm:
+    """The sorted form for an index of this kind, "distinct" or "mih".
+
+    postings: of these codes, if they have been grouped already. new_array(name, shape, dtype) makes large arrays,
+    mapped from files for example; None: in memory.
+    """
+    if kind == "distinct":
+        return SortedForm(sum(map(len, codes)), postings or group(codes, threads), ())
+    return order(codes, postings or group_if_repeated(codes, threads), threads, new_array)
 
 
 def order(
