@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ from machine import describe_machine
 from athsearch.codes import Codes
 from athsearch.index import DistinctIndex, FlatIndex, MihIndex
 from athsearch.index.sorted import SortedForm
-from athsearch.types import AnyArray, Words
+from athsearch.types import AnyArray, Neighbors, Words
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 BITS, K = 64, 10
 N_TIMED, N_BATCH, N_TUNING = 100, 256, 50
 PART = 1 << 22
-Search = Callable[[Words], AnyArray]  # words [q, 1] -> distances [q, K], ascending
+Search = Callable[[Words], Any]  # words [q, 1] -> an answer that `distances_of` understands
 Settings = list[tuple[str | None, Search]]  # by ascending effort; None: there is nothing to set
 Built = tuple[Settings, dict[str, Any]]
 
@@ -175,7 +176,7 @@ def measure(folder: Path, contender: str) -> dict[str, Any]:
     begin = time.perf_counter()
     answers.append(search(queries[batch]))
     batch_s = time.perf_counter() - begin
-    found = np.concatenate(answers)
+    found = np.concatenate([distances_of(answer) for answer in answers])
     facts["recall"] = float((found == truth[: len(found)]).mean())
     if facts["recall"] < 1 and setting is None:
         raise RuntimeError(f"{contender} has other distances than the flat index")
@@ -190,7 +191,7 @@ def tuned(settings: Settings, queries: Words, truth: AnyArray) -> tuple[Search, 
     """The first setting, effort ascending, that finds all distances, or else the one that finds most; its recall."""
     best: tuple[Search, str | None, float] | None = None
     for name, search in settings:
-        found = np.concatenate([search(queries[i : i + 1]) for i in range(len(queries))])
+        found = np.concatenate([distances_of(search(queries[i : i + 1])) for i in range(len(queries))])
         recall = float((found == truth).mean())
         if best is None or recall > best[2]:
             best = search, name, recall
@@ -199,6 +200,23 @@ def tuned(settings: Settings, queries: Words, truth: AnyArray) -> tuple[Search, 
     if best is None:
         raise RuntimeError("there is no setting")
     return best
+
+
+def distances_of(answer: Any) -> AnyArray:
+    """[q, K], ascending, of what a contender's search gave."""
+    if isinstance(answer, Neighbors):
+        return answer.dense(K)[1]
+    if isinstance(answer, Repeated):
+        return np.stack([np.repeat(d, n)[:K] for d, n in zip(answer.distances, answer.n_cases, strict=True)])
+    return np.sort(answer[0], axis=1)
+
+
+@dataclass
+class Repeated:
+    """An answer of distinct codes: their distances, and how many cases carry each."""
+
+    distances: AnyArray
+    n_cases: AnyArray
 
 
 def flat(words: Words, _: Path) -> Built:
@@ -235,7 +253,7 @@ def of_sorted(kind: type[DistinctIndex] | type[MihIndex], words: Words, folder: 
 
 def of_ours(index: FlatIndex | DistinctIndex | MihIndex) -> Search:
     """The search of an index of ours."""
-    return lambda queries: index.search(Codes.trusted(queries, BITS), K).dense(K)[1]
+    return lambda queries: index.search(Codes.trusted(queries, BITS), K)
 
 
 def faiss_flat(words: Words, _: Path) -> Built:
@@ -252,10 +270,9 @@ def faiss_flat_distinct(words: Words, _: Path) -> Built:
     added(index, form.postings.words)
     counts = np.diff(form.postings.offsets)
 
-    def search(queries: Words) -> AnyArray:
+    def search(queries: Words) -> Repeated:
         distances, numbers = index.search(queries.view(np.uint8), K)
-        n_cases = np.minimum(counts[numbers], K)  # of each code, to compare the distances of cases
-        return np.stack([np.repeat(d, n)[:K] for d, n in zip(distances, n_cases, strict=True)])
+        return Repeated(distances, counts[numbers])
 
     return [(None, search)], {"n_compared": len(counts)}
 
@@ -277,7 +294,7 @@ def faiss_hnsw(words: Words, _: Path) -> Built:
 
     def with_list(length: int) -> Search:
         parameters = faiss.SearchParametersHNSW(efSearch=length)
-        return lambda queries: index.search(queries.view(np.uint8), K, params=parameters)[0]
+        return lambda queries: index.search(queries.view(np.uint8), K, params=parameters)
 
     return [(f"efSearch {n}", with_list(n)) for n in powers(16, 4096)], {}
 
@@ -305,11 +322,10 @@ def added(index: Any, words: Words) -> Any:
 def of_faiss(index: Any, *kept: object, **settings: int) -> Search:
     """The search of a FAISS index with these settings; `kept` are objects it needs but does not own."""
 
-    def search(queries: Words, _: object = kept) -> AnyArray:
+    def search(queries: Words, _: object = kept) -> Any:
         for name, value in settings.items():
             setattr(index, name, value)
-        distances: AnyArray = index.search(queries.view(np.uint8), K)[0]
-        return np.sort(distances, axis=1)
+        return index.search(queries.view(np.uint8), K)
 
     return search
 
