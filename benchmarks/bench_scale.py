@@ -1,6 +1,6 @@
 """What does a search cost as the archive grows? Our indexes beside FAISS's, from a million codes to a billion.
 
-    python benchmarks/bench_scale.py [--sizes 1e6,1e7,1e8,1e9] [--trained database.npy queries.npy] [--folder FOLDER]
+    python benchmarks/bench_scale.py --limits build/limits [--sizes 1e6,1e7] [--trained DATABASE.npy QUERIES.npy]
 
 64 bits, k = 10, all processors where a contender uses them for one query. Codes are
 uniform    random;
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--kinds", help="of codes  [default: uniform,clustered and, where given, trained]")
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
     parser.add_argument("--folder", type=Path, help="where the codes are written; the largest takes 8 GB")
+    parser.add_argument("--limits", type=Path, help="benchmarks/limits.cpp, compiled: what memory allows a scan")
     parser.add_argument("--timeout", type=float, default=900, help="seconds a contender may take")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -72,7 +73,10 @@ def main() -> None:
                 for contender in arguments.contenders.split(","):
                     if n_codes <= CONTENDERS[contender][1]:
                         line = {"codes": kind, "n_codes": n_codes, "index": contender}
-                        note(line | run(folder, contender, arguments.timeout))
+                        line |= run(folder, contender, arguments.timeout)
+                        if contender == "flat" and arguments.limits:
+                            line |= against_limit(line, arguments.limits)
+                        note(line)
 
 
 def note(line: dict[str, Any]) -> None:
@@ -82,6 +86,14 @@ def note(line: dict[str, Any]) -> None:
     names = ("codes", "n_codes", "index")
     lines = [old for old in lines if [old[name] for name in names] != [line[name] for name in names]]
     RESULTS.write_text(json.dumps({"machine": describe_machine(), "results": [*lines, line]}, indent=1) + "\n")
+
+
+def against_limit(line: dict[str, Any], limits: Path) -> dict[str, float]:
+    """What all processors read from memory now, and how much of it one query's scan did."""
+    measured = json.loads(subprocess.run([limits.resolve()], check=True, capture_output=True).stdout)
+    most: float = max(measured["read_bytes_per_s"].values())
+    read = line["n_codes"] * BITS / 8 / (line["query_ms_p50"] / 1e3)
+    return {"read_bytes_per_s": most, "share_of_read_bandwidth": read / most}
 
 
 def run(folder: str, contender: str, timeout_s: float) -> dict[str, Any]:
