@@ -124,6 +124,14 @@ inline bool is_allowed(const uint64_t* mask, uint64_t row) {
   return mask == nullptr || (mask[row / 64] >> (row % 64) & 1);
 }
 
+// How many of the first n_rows rows a mask allows.
+inline uint64_t n_allowed_by(const uint64_t* mask, uint64_t n_rows) {
+  uint64_t n = 0;
+  for (uint64_t word = 0; word < n_rows / 64; ++word) n += static_cast<uint64_t>(__builtin_popcountll(mask[word]));
+  for (uint64_t row = n_rows / 64 * 64; row < n_rows; ++row) n += is_allowed(mask, row);
+  return n;
+}
+
 // Asks about twenty times a second whether the search was told to stop; on the caller's thread only.
 class Interruptions {
  public:

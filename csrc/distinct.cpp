@@ -20,6 +20,11 @@ bool is_everything_wanted(const RowRange&) { return true; }
 
 Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const Options& options,
             std::vector<int64_t>* n_ties) {
+  if (postings.offsets == nullptr) return top_k(postings.codes, queries, k, options, n_ties);
+  if (options.mask != nullptr && n_allowed_by(options.mask, postings.n_rows) == 0) {
+    if (n_ties != nullptr) n_ties->assign(queries.n_queries, 0);
+    return {std::vector<int64_t>(queries.n_queries + 1), {}};
+  }
   const Database& database = postings.codes;
   const uint64_t largest_distance = 64 * database.n_words();
   const size_t group_size = n_queries_at_once(database, k);  // besides them all codes that tie with the k-th are kept
@@ -74,6 +79,7 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
 }
 
 Found within(const Postings& postings, const Queries& queries, uint64_t radius, const Options& options) {
+  if (postings.offsets == nullptr) return within(postings.codes, queries, radius, options);
   Options over_codes = options;
   over_codes.mask = nullptr;
   Interruptions interruptions(options);

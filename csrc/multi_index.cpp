@@ -23,7 +23,8 @@ namespace {
 constexpr uint64_t kBucketsAtOnce = 64;           // are fetched together
 constexpr uint64_t kChunk = 16 * kBucketsAtOnce;  // are looked into before a thread asks for more
 constexpr uint64_t kWordsPerBucket = 32;          // a scan compares about as many while a bucket is fetched
-constexpr uint64_t kWordsPerWord = 2;             // and while a word of a bucket is compared
+constexpr uint64_t kWordsPerHit = 8;
+constexpr uint64_t kWordsPerWord = 2;  // and while a word of a bucket is compared
 
 uint64_t substring(const uint64_t* code, const SubstringTable& table) {
   const size_t word = table.first_bit / 64;
@@ -68,40 +69,45 @@ class Prober {
       : index_(index), workspace_(index.postings.codes, options, nullptr), n_codes_(index.postings.codes.n_rows()) {}
 
   // Looks into buckets begin to end - 1 of step (distance, number) and calls take(hit), its row a code's number, for
-  // those of their codes within radius() that no earlier step has shown. Returns how many words it compared.
+  // those of their codes within radius() that no earlier step has shown; take returns how many words that was worth.
+  // Returns how many words it compared; gives up where it would compare more than `most`.
   template <class Radius, class Take>
-  uint64_t probe(const uint64_t* query, unsigned distance, size_t number, uint64_t begin, uint64_t end, Radius radius,
-                 Take take) {
+  uint64_t probe(const uint64_t* query, unsigned distance, size_t number, uint64_t begin, uint64_t end, double most,
+                 Radius radius, Take take) {
     const SubstringTable& table = index_.tables[number];
     const size_t n_words = index_.postings.codes.n_words();
     const uint64_t own = substring(query, table);
     uint64_t bits = choice(begin, distance), n_compared = 0;
     while (begin < end) {
       const uint64_t n = std::min(kBucketsAtOnce, end - begin);
-      const uint32_t* of[kBucketsAtOnce];
+      const uint32_t* begins[kBucketsAtOnce];
+      uint64_t firsts[kBucketsAtOnce], sizes[kBucketsAtOnce], n_words_ahead = 0;
       for (uint64_t i = 0; i < n; ++i, bits = next_choice(bits)) {
-        of[i] = table.begins + (own ^ bits);
-        __builtin_prefetch(of[i]);
+        begins[i] = table.begins + (own ^ bits);
+        __builtin_prefetch(begins[i]);
       }
       for (uint64_t i = 0; i < n; ++i) {
-        const uint64_t first = of[i][0], last = of[i][1];
+        const uint64_t first = begins[i][0], last = begins[i][1];
         if (first > last || last > n_codes_) throw Damaged();
+        firsts[i] = first;
+        sizes[i] = last - first;
+        n_words_ahead += sizes[i] * n_words;
         const auto* bytes = reinterpret_cast<const char*>(table.words + first * n_words);
-        const uint64_t n_bytes = 8 * n_words * (last - first);
+        const uint64_t n_bytes = 8 * n_words * sizes[i];
         for (uint64_t byte = 0; byte < std::min(n_bytes, kBytesFetched); byte += 64) __builtin_prefetch(bytes + byte);
       }
+      n_compared += n_words_ahead;
+      if (static_cast<double>(kWordsPerWord * n_compared) > most) return n_compared;
       for (uint64_t i = 0; i < n; ++i) {
-        const uint64_t first = of[i][0], n_here = of[i][1] - first;
-        n_compared += n_here * n_words;
-        for (uint64_t part = 0; part < n_here; part += kPart) {
-          const uint64_t n_part = std::min(kPart, n_here - part);
-          workspace_.load({table.words + (first + part) * n_words, n_part, first + part});
+        for (uint64_t part = 0; part < sizes[i]; part += kPart) {
+          const uint64_t n_part = std::min(kPart, sizes[i] - part), first = firsts[i] + part;
+          workspace_.load({table.words + first * n_words, n_part, first});
           workspace_.scan(query, radius(), 0, n_part, [&](Hit hit) {
             const uint64_t* code = table.words + hit_row(hit) * n_words;
             if (hit_distance(hit) > radius() || !is_first(query, code, distance, number)) return;
             const uint64_t code_number = table.codes[hit_row(hit)];
             if (code_number >= n_codes_) throw Damaged();
-            take(make_hit(hit_distance(hit), code_number));
+            n_compared += take(make_hit(hit_distance(hit), code_number));
           });
         }
       }
@@ -161,10 +167,14 @@ class Steps {
   unsigned last_ = 0;  // no substring differs in more bits
 };
 
-// The words that a scan of all codes compares for each of so many queries, which share a pass.
-double scan_work(const MultiIndex& index, size_t n_queries) {
+// How much work buckets may be: as many words as a scan of all codes compares for each of so many queries, which share
+// a pass. None where a mask allows few rows: the nearest of these are far.
+double most_work(const MultiIndex& index, size_t n_queries, const Options& options) {
+  constexpr uint64_t kRarelyAllowed = 100;
+  const uint64_t n_rows = index.postings.n_rows;
+  if (options.mask != nullptr && n_allowed_by(options.mask, n_rows) < n_rows / kRarelyAllowed) return -1;
   const auto n_words = static_cast<double>(index.postings.codes.n_rows() * index.postings.codes.n_words());
-  return n_queries < 8 ? n_words : n_words / 3;
+  return options.most_probing * (n_queries < 8 ? n_words : n_words / 3);
 }
 
 struct Answer {
@@ -193,6 +203,7 @@ class Search {
               uint64_t known = radius.load(std::memory_order_relaxed);
               while (nearest.radius() < known && !radius.compare_exchange_weak(known, nearest.radius())) {
               }
+              return kWordsPerHit + (options_.mask == nullptr ? 0 : 4 * n_rows_of(index_.postings, hit_row(hit)));
             },
             [&](uint64_t n_seen) {
               uint64_t n = 0;
@@ -214,9 +225,13 @@ class Search {
   Answer within(uint64_t radius, IsStopped is_stopped) {
     std::vector<std::vector<Hit>> codes(threads_);
     Answer answer;
-    answer.is_complete =
-        run([&](unsigned) { return radius; }, [&](unsigned thread, Hit hit) { codes[thread].push_back(hit); },
-            [&](uint64_t n_seen) { return n_seen >= radius; }, is_stopped);
+    if (probing_words(index_, radius) > most_work_) return answer;
+    answer.is_complete = run([&](unsigned) { return radius; },
+                             [&](unsigned thread, Hit hit) {
+                               codes[thread].push_back(hit);
+                               return kWordsPerHit;
+                             },
+                             [&](uint64_t n_seen) { return n_seen >= radius; }, is_stopped);
     if (!answer.is_complete) return answer;
     for (size_t thread = 1; thread < codes.size(); ++thread)
       codes[0].insert(codes[0].end(), codes[thread].begin(), codes[thread].end());
@@ -243,8 +258,8 @@ class Search {
           if (begin >= n_buckets || static_cast<double>(work) > most_work_) return;
           const uint64_t end = std::min(begin + kChunk, n_buckets);
           const uint64_t n_compared = probers[thread]->probe(
-              query_, step.distance, step.table, begin, end, [&] { return radius_of(thread); },
-              [&](Hit hit) { take(thread, hit); });
+              query_, step.distance, step.table, begin, end, most_work_ - static_cast<double>(work),
+              [&] { return radius_of(thread); }, [&](Hit hit) { return take(thread, hit); });
           work += (end - begin) * kWordsPerBucket + n_compared * kWordsPerWord;
           if (is_stopped(thread)) return;
         }
@@ -274,7 +289,7 @@ Found answer_all(const MultiIndex& index, const Queries& queries, const Options&
                  AnswerOne answer_one, Scan scan) {
   const size_t n_words = index.postings.codes.n_words();
   const unsigned threads = std::max(options.threads, 1u);
-  const double most_work = scan_work(index, queries.n_queries) * options.most_probing;
+  const double most = most_work(index, queries.n_queries, options);
   std::vector<Answer> answers(queries.n_queries);
   std::atomic<bool> is_interrupted{false};
   Interruptions interruptions(options);
@@ -283,13 +298,13 @@ Found answer_all(const MultiIndex& index, const Queries& queries, const Options&
     return is_interrupted.load(std::memory_order_relaxed);
   };
   if (queries.n_queries == 1) {
-    answers[0] = answer_one(Search(index, queries.words, options, threads, most_work), is_stopped);
+    answers[0] = answer_one(Search(index, queries.words, options, threads, most), is_stopped);
   } else {
     std::atomic<size_t> next{0};
     run_parallel(static_cast<unsigned>(std::min<size_t>(threads, std::max<size_t>(queries.n_queries, 1))),
                  [&](unsigned thread) {
                    for (size_t q = next++; q < queries.n_queries && !is_interrupted; q = next++)
-                     answers[q] = answer_one(Search(index, queries.words + q * n_words, options, 1, most_work),
+                     answers[q] = answer_one(Search(index, queries.words + q * n_words, options, 1, most),
                                              [&](unsigned) { return is_stopped(thread); });
                  });
   }

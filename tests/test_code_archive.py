@@ -310,3 +310,16 @@ def test_segments_keep_no_files_open(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
     )
     assert done.stdout.split() == [b"449"]
+
+
+def test_the_number_of_codes_is_a_whole_number(tmp_path: Path) -> None:
+    with Archive.create(tmp_path / "archive", bits=36) as archive:
+        assert archive.add_codes(iter([random_codes(5)]), n_codes=np.int64(5)) == range(1, 6)
+        with pytest.raises(ValueError, match="0 codes were announced, and some came"):
+            archive.add_codes(iter([random_codes(5)]), n_codes=0)
+        with pytest.raises(TypeError):
+            archive.add_codes(iter([random_codes(5)]), n_codes=5.0)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="must not be negative"):
+            archive.add_codes(iter([random_codes(5)]), n_codes=-5)
+    with Archive.open(tmp_path / "archive") as archive:
+        assert archive.n_cases == 5

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from athsearch.archive.archive import Archive
 from athsearch.codes import Codes
 from athsearch.errors import SegmentCorrupt
 from athsearch.index import FlatIndex
-from conftest import Run, interrupt_when
+from conftest import Run, interrupt_when, run_apart
 
 KINDS = ("distinct", "mih")
 
@@ -73,6 +74,8 @@ def test_an_index_is_renewed_once_many_codes_were_added(archive: Archive, kind: 
     assert found(archive, 8200) == found(archive, 8200, "flat")
     archive.delete([8200, 17])
     archive.add_codes(learned_codes(1, 1, 3))
+    assert len(folders(archive)) == 2
+    archive.delete([18])  # the next to write removes the old one
     after = folders(archive)
     assert len(after) == 1
     assert after != before
@@ -80,8 +83,8 @@ def test_an_index_is_renewed_once_many_codes_were_added(archive: Archive, kind: 
     index = archive._snapshot.kept_index if archive._snapshot else None
     assert index is not None
     assert index.n_rows == 8501
-    digests = {name: hashlib.sha256((archive.path / "indexes" / after[0] / name).read_bytes()) for name in index.files}
-    assert index.files == {name: digest.hexdigest() for name, digest in digests.items()}
+    digests = {path.name: hashlib.sha256(path.read_bytes()) for path in (archive.path / "indexes" / after[0]).iterdir()}
+    assert dict(index.files) == {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def test_one_process_sees_the_index_that_another_builds(archive: Archive) -> None:
@@ -125,15 +128,72 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(archive: Archive, mo
     monkeypatch.setattr("athsearch.archive.kept_index.os.rename", full)
     with pytest.raises(OSError, match="No space left"):
         archive.build_index("mih")
-    with pytest.raises(OSError, match="No space left"):
-        archive.add_codes(learned_codes(4000, 100, 4))
+    with pytest.warns(RuntimeWarning, match="its index could not be renewed .*No space left"):
+        assert archive.add_codes(learned_codes(4000, 100, 4)) == range(8001, 12001)
     assert folders(archive) == before
-    assert archive.n_cases == 7984
-    monkeypatch.undo()
-    assert archive.add_codes(learned_codes(4000, 100, 4)) == range(8001, 12001)
     assert found(archive, 9000) == found(archive, 9000, "flat")
+    monkeypatch.undo()
+    archive.add_codes(learned_codes(1, 1, 5))
+    assert folders(archive) != before
+    assert found(archive, 12001) == found(archive, 12001, "flat")
     with pytest.raises(ValueError, match="keeps no index of kind 'hnsw'; known: auto, flat, distinct, mih"):
         archive.build_index("hnsw")
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written_through_a_map(archive: Archive) -> None:
+    archive.close()
+    outcome = run_apart("index", archive.path, "--kind", "mih", file_bytes=30_000)
+    assert outcome.status == 1
+    assert "File too large" in outcome.err
+    assert "athsearch index" in outcome.err
+    with Archive.open(archive.path) as opened:
+        assert opened.index_plan.kind == "flat"
+        assert not list((archive.path / "indexes").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("kind", "hnsw"), ("folder", "../segments"), ("n_rows", 8060), ("n_rows", 5000), ("n_rows", "many"),
+     ("files", "not json"), ("files", "{}"), ("files", '{"../../x.npy": ""}')],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_catalogue_says_of_an_index_is_not_trusted(
+    archive: Archive, kind: str, column: str, value: object
+) -> None:
+    archive.build_index(kind)
+    truth = found(archive, 2)
+    with sqlite3.connect(archive.path / "catalogue.sqlite") as catalogue:
+        catalogue.execute(f"UPDATE kept_index SET {column} = ?", [value])
+    with Archive.open(archive.path) as opened:
+        with pytest.raises(SegmentCorrupt, match="--kind auto"):
+            found(opened, 2)
+        assert found(opened, 2, "flat") == truth
+        assert opened.add_codes(learned_codes(1000, 10, 6)) == range(8001, 9001)
+        opened.build_index(kind)
+        assert found(opened, 8500) == found(opened, 8500, "flat")
+
+
+def test_other_files_among_the_indexes_do_no_harm(archive: Archive) -> None:
+    archive.build_index("distinct")
+    (archive.path / "indexes" / ".DS_Store").touch()
+    (archive.path / "indexes" / "notes").mkdir()
+    assert archive.delete([2]) == 1
+    archive.build_index("flat")
+    assert folders(archive) == [".DS_Store", "notes"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_archive_and_long_codes_keep_what_they_can(tmp_path: Path, kind: str) -> None:
+    with Archive.create(tmp_path / "empty", bits=64) as archive:
+        archive.build_index(kind)
+        assert archive.search(learned_codes(1, 1)) == []
+        archive.add_codes(learned_codes(5, 2))
+        assert found(archive, 1) == found(archive, 1, "flat")
+    long = Codes.from_bits(np.random.default_rng(7).random((300, 4096)) < 0.5)
+    with Archive.create(tmp_path / "long", bits=4096) as archive:
+        archive.add_codes(long)
+        assert archive.build_index(kind).kind == ("flat" if kind == "mih" else kind)
+        assert found(archive, 1) == found(archive, 1, "flat") == found(archive, 1, kind)
 
 
 def test_killed_at_twenty_moments_a_build_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
@@ -207,7 +267,10 @@ def test_the_command_line_builds_shows_and_uses_indexes(run: Run, tmp_path: Path
     assert len(answers["flat"]) == 10
     assert all(answer == answers["flat"] for answer in answers.values())
     outcome = run("index", path, "--kind", "auto")
-    assert outcome.out == "index flat: none is kept\n"
+    assert outcome.out == "index flat: 3,000 codes are scanned before anything else pays\n"
+    assert run("info", path, "--json").json()["index"] == "flat: none is kept"  # type: ignore[index]
+    assert "--bits goes with a SOURCE" in run("index", path, "--kind", "mih", "--bits", 64).err
+    assert "faiss-hash is approximate" in run("query", path, "--id", 9, "--kind", "faiss-hash").err
     assert "give a SOURCE to add, or --kind" in run("index", path).err
     assert run("query", path, "--id", 9, "--kind", "hnsw").status == 2
 

@@ -99,13 +99,39 @@ static bool is_sorted_equal(const Database& database, const Truth& truth, Option
   return true;
 }
 
+// Steps of so many buckets that several threads share one query's.
+static bool check_long_steps() {
+  for (const size_t n_bits : {48, 64, 70}) {
+    const size_t n_words = (n_bits + 63) / 64, n_rows = 20000;
+    const uint64_t last_bits = ~uint64_t{0} >> (64 * n_words - n_bits);
+    std::mt19937_64 random(n_bits);
+    std::vector<uint64_t> rows(n_rows * n_words), query(n_words);
+    for (std::vector<uint64_t>* words : {&rows, &query}) {
+      for (uint64_t& word : *words) word = random() & random();
+      for (size_t last = n_words - 1; last < words->size(); last += n_words) (*words)[last] &= last_bits;
+    }
+    const Database database{{{rows.data(), n_rows}}, n_bits};
+    const Tables tables(database, 16, 4);
+    const MultiIndex index{{database, nullptr, nullptr, n_rows}, tables.tables};
+    Options options{&kernel_scalar, nullptr, 4, nullptr};
+    options.most_probing = 1e18;
+    const Queries queries{query.data(), 1};
+    std::vector<int64_t> ties;
+    const Found best = top_k(database, queries, 500, options, &ties), near = within(database, queries, 20, options);
+    if (!is_equal(index, {queries, 500, 20, best, ties, near}, options)) return false;
+  }
+  return true;
+}
+
 // Postings and tables that point past their end are found out before memory is read there.
 static bool check_damage() {
   const std::vector<uint64_t> words = {0, 1, 2};
   const Database codes{{{words.data(), 3}}, 4};
   const std::vector<uint64_t> query = {0};
-  const auto is_found = [&](std::vector<int64_t> offsets, std::vector<uint32_t> rows, uint32_t begin, uint32_t number) {
+  const auto is_found = [&](std::vector<int64_t> offsets, std::vector<uint32_t> rows, uint32_t begin, uint32_t number,
+                            uint32_t first = 0) {
     Tables tables(codes, 4, 1);
+    tables.begins[0][0] += first;
     for (uint32_t& at : tables.begins[0]) at += begin;
     for (uint32_t& at : tables.numbers[0]) at += number;
     const MultiIndex index{{codes, offsets.data(), rows.data(), rows.size()}, tables.tables};
@@ -120,7 +146,8 @@ static bool check_damage() {
   };
   return !is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 0, 0) && is_found({0, 1, 3, 5}, {3, 0, 1, 2}, 0, 0) &&
          is_found({0, 1, 1, 4}, {3, 0, 1, 2}, 0, 0) && is_found({0, 1, 3, 4}, {3, 0, 1, 4}, 0, 0) &&
-         is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 1, 0) && is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 0, 1);
+         is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 1, 0) && is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 0, 0, 2) &&
+         is_found({0, 1, 3, 4}, {3, 0, 1, 2}, 0, 1);
 }
 
 static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_queries, unsigned threads, bool masked) {
@@ -213,8 +240,8 @@ static bool check_pool() {
 }
 
 int main() {
-  if (!check_pool() || !check_interruption() || !check_damage()) {
-    std::printf("wrong: threads or damage\n");
+  if (!check_pool() || !check_interruption() || !check_damage() || !check_long_steps()) {
+    std::printf("wrong: threads, damage or long steps\n");
     return 1;
   }
   for (const Kernel* kernel : kKernels)

@@ -15,9 +15,10 @@ from __future__ import annotations
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ import numpy as np
 
 from ..codes import Codes, n_words_for
 from ..data import Source
-from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch
+from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch, SegmentCorrupt
 from ..index import Plan
 from ..index.distinct import MAX_ADDED_SHARE
 from ..index.sorted import MAX_SORTED
@@ -268,6 +269,7 @@ class Archive:
         values: dict[str, Value | None] = {record_name(name): value for name, value in (record or {}).items()}
         if patient is not None and "patient" in exclude_same:
             values["patient"] = self._known_pseudonym(patient)
+        self._open_index(kind)
         with self._reading() as snapshot:
             return self._search(snapshot, codes, k, where, {name: values.get(name) for name in exclude_same}, kind)
 
@@ -284,6 +286,7 @@ class Archive:
         Parameters and errors as for `search`; KeyError when there is no such case.
         """
         id = _checked_id(id)
+        self._open_index(kind)
         with self._reading() as snapshot:
             case = self.case(id)
             codes = snapshot.code(id)
@@ -314,7 +317,6 @@ class Archive:
             report = add_images(self.path / "segments", catalogue, self.encoder, source, key, progress)
             if index := self._renewed_index(catalogue):
                 catalogue.keep_index(index)
-                remove_unlisted(self.path, index)
             return report
 
     def add_codes(
@@ -335,12 +337,13 @@ class Archive:
         parts, n_codes = sized(codes, n_codes)
         with writing(self.path) as catalogue:
             first_id = catalogue.next_id()
+            pieces = checked_parts(parts, n_codes, self._like, progress)
             if n_codes:
-                pieces = checked_parts(parts, n_codes, self._like, progress)
                 folder = self.path / "segments"
                 segment = write_segment(folder, pieces, n_codes, self.bits, first_id, has_cases=False)
                 catalogue.add_codes(segment, self._renewed_index(catalogue, map_segment(folder, segment, self._like)))
-                remove_unlisted(self.path, catalogue.kept_index())
+            elif any(map(len, pieces)):
+                raise ValueError("0 codes were announced, and some came")
         return range(first_id, first_id + n_codes)
 
     def build_index(self, kind: str = "auto", progress: Callable[[str], None] | None = None) -> Plan:
@@ -349,9 +352,9 @@ class Archive:
         Searches then look at fewer codes, with the same answers, and open it in milliseconds. Cases added later are
         scanned beside it until they are more than a sixteenth of it; the call that adds them then builds it anew, of
         the same kind. kind: "distinct", "mih", "auto" to let the codes decide, or "flat" to keep none. progress: told
-        what is being done. Returns what was chosen and why.
+        what is being done. Returns what was chosen and why. A RuntimeWarning tells when it could not be renewed.
         Raises ValueError for another kind, ArchiveLocked, OSError where writing is impossible. Whatever is raised,
-        Ctrl-C included, the archive is as it was.
+        Ctrl-C included, an index is kept whole: the old one or the new one.
         """
         with writing(self.path) as catalogue:
             codes = Snapshot(self.path, catalogue, self._like, self._snapshot).codes
@@ -363,13 +366,21 @@ class Archive:
     def _renewed_index(self, catalogue: Catalogue, added: Codes | None = None) -> KeptIndex | None:
         """An index to keep in the place of the one there is, where too many codes, `added` too, came since."""
         kept = catalogue.kept_index()
-        if kept is None:
+        if kept is None or not kept.is_usable:
             return None
         codes = Snapshot(self.path, catalogue, self._like, self._snapshot).codes + ([] if added is None else [added])
         n_codes = sum(map(len, codes))
         if n_codes - kept.n_rows <= MAX_ADDED_SHARE * kept.n_rows or n_codes > MAX_SORTED:
             return None
-        return write_index(self.path, codes, kept.kind, lambda _: None)[0]
+        try:
+            index = write_index(self.path, codes, kept.kind, lambda _: None)[0]
+        except OSError as error:
+            message = (
+                f"{self.path}: its index could not be renewed ({error}); more and more codes are scanned beside it"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            return None
+        return index and replace(index, reason=kept.reason)
 
     @property
     def index_plan(self) -> Plan:
@@ -428,12 +439,24 @@ class Archive:
                 raise ValueError(f"no column {column!r}; columns: {', '.join(self._catalogue.columns())}")
             if value is not None:
                 masks.append(~snapshot.mask(self._catalogue.ids_of(column, value)))
-        found = snapshot.index(kind).search(codes, k, mask=reduce(operator.and_, masks) if masks else None)
+        try:
+            found = snapshot.index(kind).search(codes, k, mask=reduce(operator.and_, masks) if masks else None)
+        except SegmentCorrupt as error:
+            raise SegmentCorrupt(
+                f"{self.path}: {error}; no case is lost, `athsearch index ARCHIVE --kind auto` builds the index anew"
+            ) from error
         try:
             cases = self._catalogue.cases(snapshot.ids(found.ids).tolist())
         except KeyError as error:
             raise CatalogueError(f"{self.path}: damaged: there is a code of case {error}, but no such case") from error
         return [Hit(case, distance) for case, distance in zip(cases, found.distances.tolist(), strict=True)]
+
+    def _open_index(self, kind: str | None) -> None:
+        """Builds an index that is not kept, if it is not there yet: before the catalogue is read, lest writers wait."""
+        if kind is not None:
+            with self._reading() as snapshot:
+                pass
+            snapshot.index(kind)
 
     @contextmanager
     def _reading(self) -> Iterator[Snapshot]:

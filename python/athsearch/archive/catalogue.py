@@ -134,7 +134,7 @@ class Catalogue:
             return None
         with self._errors():
             row = self._connection.execute("SELECT kind, folder, n_rows, reason, files FROM kept_index").fetchone()
-            return None if row is None else KeptIndex(row[0], row[1], row[2], row[3], json.loads(row[4]))
+            return None if row is None else KeptIndex.of_row(*row)
 
     def keep_index(self, index: KeptIndex | None) -> None:
         """Lists an index in the place of the one there was, or none."""

@@ -84,8 +84,9 @@ def _export_parquet(
     kinds = {name: archive.column_kind(name) for name in columns}
     arrow_types = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
     code_type = pyarrow.binary((archive.bits + 7) // 8)
+    fields = [("record_code" if name == "code" else name, arrow_types[kind]) for name, kind in kinds.items()]
     schema = pyarrow.schema(
-        [("id", pyarrow.int64()), ("code", code_type), *((name, arrow_types[kind]) for name, kind in kinds.items())],
+        [("id", pyarrow.int64()), ("code", code_type), *fields],
         {"athsearch.bits": str(archive.bits), "athsearch.model_id": archive.model_id or ""},
     )
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ def sized(codes: Codes | Iterable[Codes], n_codes: int | None) -> tuple[Iterable
         checked_type(codes)
     if n_codes is None:
         raise TypeError(f"n_codes is needed with {type(codes).__name__}: how many codes there will be in all")
+    n_codes = operator.index(n_codes)
+    if n_codes < 0:
+        raise ValueError(f"n_codes must not be negative, got {n_codes}")
     return codes, n_codes
 
 

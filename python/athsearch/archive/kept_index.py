@@ -6,12 +6,15 @@ It can always be built anew from the segments, so nothing is lost with it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,18 @@ import numpy as np
 
 from ..codes import Codes
 from ..errors import SegmentCorrupt
-from ..files import sync_folder
+from ..files import naming, sync_folder
 from ..index import Plan
 from ..index.auto import choose
 from ..index.distinct import SORTED_KINDS, SortedIndex
-from ..index.sorted import SortedForm, sort
+from ..index.sorted import SortedForm, sort, sort_grouped
 from ..parallel import n_processors
 from ..types import AnyArray
+from .mapping import map_npy
 
 FOLDER = "indexes"
+_FOLDER_NAME = re.compile(r"(?:distinct|mih)-[0-9a-f]{8}")
+_FILE_NAME = re.compile(r"[a-z0-9_]+\.npy")
 KINDS = ("auto", "flat", *SORTED_KINDS)
 
 
@@ -35,14 +41,31 @@ KINDS = ("auto", "flat", *SORTED_KINDS)
 class KeptIndex:
     """An index as the catalogue knows it: over the first n_rows codes, in files of a folder of its own.
 
-    reason: why this kind. files: name -> SHA-256.
+    reason: why this kind. files: (name, SHA-256) of each.
     """
 
     kind: str
     folder: str
     n_rows: int
     reason: str
-    files: Mapping[str, str]
+    files: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of_row(cls, kind: str, folder: str, n_rows: int, reason: str, files: str) -> KeptIndex:
+        """Of the catalogue's row. One that makes no sense is an index that is not usable."""
+        try:
+            return cls(
+                kind, folder, n_rows, reason, tuple((str(name), str(sha)) for name, sha in json.loads(files).items())
+            )
+        except (ValueError, TypeError, AttributeError):
+            return cls(str(kind), str(folder), 0, str(reason), ())
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether what the catalogue says of it can be true."""
+        texts = isinstance(self.kind, str) and isinstance(self.folder, str) and isinstance(self.n_rows, int)
+        is_ours = texts and self.kind in SORTED_KINDS and _FOLDER_NAME.fullmatch(self.folder) is not None
+        return bool(is_ours and self.files and all(_FILE_NAME.fullmatch(name) for name, _ in self.files))
 
 
 def write_index(
@@ -54,7 +77,7 @@ def write_index(
     """
     if kind not in KINDS:
         raise ValueError(f"an archive keeps no index of kind {kind!r}; known: {', '.join(KINDS)}")
-    threads, postings = n_processors(), None
+    threads = n_processors()
     plan = Plan(kind, "chosen by name", {})
     if kind == "auto":
         progress("weighing")
@@ -63,23 +86,33 @@ def write_index(
         return None, plan
     parent = archive / FOLDER
     parent.mkdir(exist_ok=True)
+    sync_folder(archive)
     name = f"{plan.kind}-{secrets.token_hex(4)}"
     unfinished = parent / f".{name}.tmp"
     unfinished.mkdir()
     try:
         n_rows = sum(map(len, codes))
         progress("sorting")
-        form = sort(plan.kind, codes, threads, postings, lambda *array: _new_array(unfinished, *array))
-        progress("writing")
-        for array_name, array in form.arrays():
-            if not isinstance(array, np.memmap):
-                np.save(unfinished / f"{array_name}.npy", array)
-        del form
-        with ThreadPoolExecutor(n_processors()) as pool:
-            paths = sorted(unfinished.iterdir())
-            files = dict(zip([path.name for path in paths], pool.map(_synced_digest, paths), strict=True))
-        os.rename(unfinished, parent / name)
-        sync_folder(parent)
+        with naming(unfinished):
+            new_array = partial(_new_array, unfinished)
+            if kind == "auto":
+                form = sort_grouped(plan.kind, codes, postings, threads, new_array)
+            else:
+                form = sort(kind, codes, threads, new_array)
+            progress("writing")
+            for array_name, array in form.arrays():
+                if not isinstance(array, np.memmap):
+                    _new_array(unfinished, array_name, array.shape, array.dtype)[:] = array
+            del form
+            with ThreadPoolExecutor(n_processors()) as pool:
+                paths = sorted(unfinished.iterdir())
+                files = tuple(zip([path.name for path in paths], pool.map(_synced_digest, paths), strict=True))
+            if not files:
+                unfinished.rmdir()
+                return None, Plan("flat", f"{codes[0].bits} bits are too many for substrings", {})
+            sync_folder(unfinished)
+            os.rename(unfinished, parent / name)
+            sync_folder(parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -88,31 +121,38 @@ def write_index(
 
 def open_index(archive: Path, kept: KeptIndex, codes: Sequence[Codes]) -> SortedIndex:
     """The index over `codes`, those past the kept ones scanned. Raises SegmentCorrupt where it cannot be used."""
+    if not kept.is_usable:
+        raise SegmentCorrupt(f"what the catalogue says of its {kept.kind} index makes no sense")
     folder = archive / FOLDER / kept.folder
     try:
-        arrays = {Path(name).stem: np.load(folder / name, mmap_mode="r") for name in kept.files}
-        form = SortedForm.from_arrays(kept.n_rows, arrays)
-        index = SORTED_KINDS[kept.kind](codes, form=form)
+        arrays = {Path(name).stem: map_npy(folder / name) for name, _ in kept.files}
+        index = SORTED_KINDS[kept.kind](codes, form=SortedForm.from_arrays(kept.n_rows, arrays))
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise SegmentCorrupt(
-            f"{folder}: the index kept there cannot be used ({error}); no case is lost, "
-            "`athsearch index ARCHIVE --kind auto` builds it anew"
-        ) from error
+        raise SegmentCorrupt(f"the index in {folder} cannot be used ({error})") from error
     index.plan = Plan(kept.kind, kept.reason, {})
     return index
 
 
 def remove_unlisted(archive: Path, kept: KeptIndex | None) -> None:
-    """Removes the folders of indexes that the catalogue does not list: replaced ones, and those of killed writers."""
+    """Removes the folders of indexes that the catalogue does not list: replaced ones, and those of killed writers. What
+    cannot be removed, or is not an index's, stays.
+    """
     for folder in (archive / FOLDER).glob("*"):
-        if kept is None or folder.name != kept.folder:
-            shutil.rmtree(folder)
-    for unfinished in (archive / FOLDER).glob(".*.tmp"):
-        shutil.rmtree(unfinished)
+        name = folder.name.removeprefix(".").removesuffix(".tmp")
+        if _FOLDER_NAME.fullmatch(name) and (kept is None or folder.name != kept.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+    """Mapped from a new file, whose place on the disk is taken at once: a map has no error to tell when it is full."""
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+    return array
 
 
 def _synced_digest(path: Path) -> str:

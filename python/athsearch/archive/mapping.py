@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 from pathlib import Path
 
 import numpy as np
 
-from ..types import Words
+from ..types import AnyArray, Words
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -32,9 +33,9 @@ class _Mapping:
         if self._address != _FAILED:
             _libc.munmap(self._address, self._n_bytes)
 
-    def array(self, offset: int, shape: tuple[int, int]) -> Words:
-        """uint64 of this shape from the offset on. It keeps the mapping, and so do its parts."""
-        where = {"data": (self._address + offset, True), "shape": shape, "typestr": "<u8", "version": 3}
+    def array(self, offset: int, shape: tuple[int, ...], typestr: str = "<u8") -> AnyArray:
+        """From the offset on, uint64 unless another type is named. It keeps the mapping, and so do its parts."""
+        where = {"data": (self._address + offset, True), "shape": shape, "typestr": typestr, "version": 3}
         self.__array_interface__ = where
         return np.asarray(self)
 
@@ -52,3 +53,15 @@ def map_array(path: Path, header: bytes, shape: tuple[int, int]) -> Words | None
         return _Mapping(descriptor, n_bytes).array(len(header), shape)
     finally:
         os.close(descriptor)
+
+
+def map_npy(path: Path) -> AnyArray:
+    """The array of an .npy file in C order. Raises OSError, or ValueError where it is not whole or holds objects."""
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{path}: not an .npy file of version 1.0")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        offset, n_bytes = file.tell(), os.fstat(file.fileno()).st_size
+        if is_fortran or dtype.hasobject or n_bytes != offset + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{path}: not a whole array in C order")
+        return _Mapping(file.fileno(), n_bytes).array(offset, shape, dtype.str)

@@ -15,6 +15,7 @@ from ..errors import CatalogueError
 from ..index import Index, open_index
 from ..types import Bools, Ids, Mask
 from .catalogue import Catalogue
+from .kept_index import KeptIndex
 from .kept_index import open_index as open_kept
 from .segment import Segment, map_segment
 
@@ -40,7 +41,8 @@ class Snapshot:
         }
         self.n_codes = sum(segment.n_codes for segment in self.segments)
         self.kept_index = catalogue.kept_index()
-        self._indexes: dict[str, Index] = {}
+        is_same = earlier is not None and earlier.segments == self.segments
+        self._indexes: dict[tuple[str, KeptIndex | None], Index] = earlier._indexes if earlier and is_same else {}
         self._first_ids = np.array([segment.first_id for segment in self.segments], np.int64)
         self._first_rows = np.cumsum([0, *(segment.n_codes for segment in self.segments)], dtype=np.int64)
         self._has_cases = np.array([segment.has_cases for segment in self.segments], np.bool_)
@@ -57,14 +59,14 @@ class Snapshot:
         Raises SegmentCorrupt where the kept one cannot be used, ValueError for an unknown kind.
         """
         kept = self.kept_index
-        if kind is None:
-            kind = "flat" if kept is None else kept.kind
-        if kind not in self._indexes:
-            is_kept = kept is not None and kind in ("auto", kept.kind)
-            self._indexes[kind] = (
-                open_kept(self.path, kept, self.codes) if kept is not None and is_kept else open_index(kind, self.codes)
-            )
-        return self._indexes[kind]
+        if kept is not None and kind in (None, "auto", kept.kind):
+            if (kept.kind, kept) not in self._indexes:
+                self._indexes[kept.kind, kept] = open_kept(self.path, kept, self.codes)
+            return self._indexes[kept.kind, kept]
+        kind = kind or "flat"
+        if (kind, None) not in self._indexes:
+            self._indexes[kind, None] = open_index(kind, self.codes)
+        return self._indexes[kind, None]
 
     @property
     def n_alive(self) -> int:

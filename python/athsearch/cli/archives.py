@@ -82,6 +82,8 @@ def query(
         raise click.UsageError("--exclude-same and --same-patient go with --id")
     if id is not None and patient is not None:
         raise click.UsageError("--patient goes with IMAGE or --code; with --id the archive knows the patient")
+    if kind is not None and not getattr(INDEXES[kind], "is_exact", True):
+        say(f"{kind} is approximate: it may miss cases")
     with Archive.open(archive_path, key_path, device) as archive:
         try:
             if id is not None:

@@ -22,7 +22,8 @@ from .common import ARCHIVE, all_or_nothing, json_option, print_json, progress
 def export(archive_path: Path, out: Path, kind: str, fields: str | None, force: bool, as_json: bool) -> None:
     """Write the codes of ARCHIVE to OUT, for other programs. Deleted cases are left out.
 
-    npy: codes in OUT, uint64 [n, n_words], and their ids beside it in NAME.ids.npy, int64 [n]. parquet: a row a case,
+    npy: codes in OUT, uint64 [n, n_words], and their ids beside it in NAME.ids.npy, int64 [n]. faiss: an
+    IndexBinaryFlat that answers with our ids. parquet: a row a case,
     with id, code and the columns of --fields; source, patient (a pseudonym) and further columns of a manifest are only
     written when they are named. `athsearch info` shows which there are.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from ..archive.archive import Archive
 from ..archive.imports import CODE_FILES, open_codes
 from ..archive.kept_index import KINDS
 from ..codes import MAX_BITS
-from ..errors import ModelMismatch, SourceError
-from ..index import Plan
+from ..errors import ArchiveError, ModelMismatch, SourceError
 from .common import (
     ARCHIVE,
     all_or_nothing,
@@ -59,8 +59,9 @@ def index(
     be read is reported and never stops the run.
 
     A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
-    first; one that ends in .faiss is a FAISS binary index. All of them are added or none. They become cases with an id
-    and no record, so no --where finds them, and they are not recognised: added twice, they are there twice.
+    first; one that ends in .faiss is a FAISS binary index, whose ids are not kept. All of them are added or none. They
+    become cases with an id and no record, so no --where finds them, and they are not recognised: added twice, they are
+    there twice.
 
     With --kind the archive keeps an index beside its codes, which makes searches faster and changes no answer: distinct
     compares each different code once, mih (multi-index hashing) looks only at codes of which a part is near the
@@ -75,7 +76,11 @@ def index(
     if open_options["source_path"] is None:
         if kind is None:
             raise click.UsageError("give a SOURCE to add, or --kind to build an index of what is there")
-        _build_index(archive_path, kind, as_json)
+        options = {"weights": weights, "bits": bits, **open_options}
+        if names := [name for name, value in options.items() if value is not None]:
+            raise click.UsageError(f"--{names[0].replace('_', '-')} goes with a SOURCE to add")
+        with Archive.open(archive_path) as archive:
+            _finish(archive, kind, {"archive": str(archive_path), "n_cases": archive.n_cases}, as_json, "")
         return
     if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
         if given := [name for name, value in open_options.items() if name != "source_path" and value is not None]:
@@ -86,34 +91,30 @@ def index(
         raise click.UsageError("--bits goes with ready-made codes; images get those of the network")
     source = open_chosen(**open_options)
     archive = _open_or_create(archive_path, weights, None, key_path, device)
-    with archive, progress("indexing") as bar:
-        report = archive.add(source, bar)
-        n_cases, archive_columns = archive.n_cases, archive.columns
-        plan = _planned(archive, kind)
-    if as_json:
-        print_json(
-            {
-                "archive": str(archive_path),
-                "n_cases": n_cases,
-                "n_added": report.n_added,
-                "n_present": report.n_present,
-                "n_differing": report.n_differing,
-                "n_deleted": report.n_deleted,
-                "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
-                "skipped": source.skipped,
-                "columns": archive_columns,
-                "index": plan.kind,
-                "index_reason": plan.reason,
-            }
-        )
-    else:
-        report_failures(report.failed)
-        click.echo(
+    with archive:
+        with progress("indexing") as bar:
+            report = archive.add(source, bar)
+        if not as_json:
+            report_failures(report.failed)
+        facts: dict[str, Any] = {
+            "archive": str(archive_path),
+            "n_cases": archive.n_cases,
+            "n_added": report.n_added,
+            "n_present": report.n_present,
+            "n_differing": report.n_differing,
+            "n_deleted": report.n_deleted,
+            "failed": [{"source": name, "reason": reason} for name, reason in report.failed],
+            "skipped": source.skipped,
+            "columns": archive.columns,
+        }
+        text = (
             f"{archive_path}: {report.n_added:,} added, {report.n_present:,} there already"
             + (f", {report.n_deleted:,} deleted earlier" if report.n_deleted else "")
             + (f", {len(report.failed):,} could not be used" if report.failed else "")
-            + f"; {n_cases:,} cases"
+            + f"; {archive.n_cases:,} cases"
         )
+        _finish(archive, kind, facts, as_json, text)
+    if not as_json:
         if report.n_differing:
             say(
                 f"  {report.n_differing:,} of those there already now come with another label, patient, split or "
@@ -123,8 +124,6 @@ def index(
             say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
         if source.skipped:
             say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
-        if kind is not None:
-            click.echo(f"index {plan}")
     if len(report.failed) == len(source):
         raise SourceError(f"{open_options['source_path']}: none of its {len(source):,} images can be used")
 
@@ -139,52 +138,45 @@ def _index_codes(
     device: str,
     as_json: bool,
 ) -> None:
-    if archive_path.exists():
+    is_new = not archive_path.exists()
+    if not is_new:
         with Archive.open(archive_path) as archive:
             if bits not in (None, archive.bits):
                 raise ModelMismatch(f"{archive_path} holds {archive.bits}-bit codes, not {bits}")
             bits = archive.bits
     codes = open_codes(path, bits)  # first: a file that is not one makes no archive
-    with (
-        _open_or_create(archive_path, weights, codes.bits, key_path, device) as archive,
-        all_or_nothing(f"{archive_path} holds what it held before"),
-        progress("importing") as bar,
-    ):
-        ids = archive.add_codes(codes.parts, bar, codes.n_codes)
-    with Archive.open(archive_path) as archive:
-        n_cases, plan = archive.n_cases, _planned(archive, kind)
-    if as_json:
-        added = {"n_added": len(ids), "first_id": ids.start if ids else None}
-        kept = {"index": plan.kind, "index_reason": plan.reason}
-        print_json({"archive": str(archive_path), "n_cases": n_cases, **added, **kept})
-    else:
+    with _open_or_create(archive_path, weights, codes.bits, key_path, device) as archive:
+        try:
+            with all_or_nothing(f"{archive_path} holds what it held before"), progress("importing") as bar:
+                ids = archive.add_codes(codes.parts, bar, codes.n_codes)
+        except BaseException:
+            if is_new and archive.n_cases == 0:
+                shutil.rmtree(archive_path)
+            raise
+        facts = {"archive": str(archive_path), "n_cases": archive.n_cases, "n_added": len(ids)}
+        facts["first_id"] = ids.start if ids else None
         as_ids = f" as ids {ids[0]} to {ids[-1]}" if ids else ""
-        click.echo(f"{archive_path}: {len(ids):,} codes added{as_ids}; {n_cases:,} cases")
-        if kind is not None:
-            click.echo(f"index {plan}")
+        text = f"{archive_path}: {len(ids):,} codes added{as_ids}; {archive.n_cases:,} cases"
+        _finish(archive, kind, facts, as_json, text)
 
 
-def _build_index(archive_path: Path, kind: str, as_json: bool) -> None:
-    with Archive.open(archive_path) as archive, all_or_nothing(f"{archive_path} keeps the index it kept before"):
-        plan = _planned(archive, kind)
-        if as_json:
-            print_json(
-                {
-                    "archive": str(archive_path),
-                    "n_cases": archive.n_cases,
-                    "index": plan.kind,
-                    "index_reason": plan.reason,
-                }
-            )
-        else:
-            click.echo(f"index {plan}")
-
-
-def _planned(archive: Archive, kind: str | None) -> Plan:
-    """Builds an index if one was asked for; says which is kept, and why."""
+def _finish(archive: Archive, kind: str | None, facts: dict[str, Any], as_json: bool, text: str) -> None:
+    """Says what was added, before anything else can fail; then builds the index that was asked for, and says which."""
+    if text and not as_json:
+        click.echo(text)
+    plan = archive.index_plan
     if kind is not None:
-        archive.build_index(kind, lambda step: say(f"index: {step}"))
-    return archive.index_plan
+        done = f"{facts['n_added']:,} were added before, so do not add them again; " if facts.get("n_added") else ""
+        advice = f"{done}`athsearch index {archive.path} --kind {kind}` builds the index"
+        try:
+            with all_or_nothing(f"the index is the one there was before; {advice}"):
+                plan = archive.build_index(kind, lambda step: say(f"index: {step}"))
+        except OSError as error:
+            raise ArchiveError(f"{error}; {advice}") from error
+    if as_json:
+        print_json({**facts, "index": plan.kind, "index_reason": plan.reason})
+    elif kind is not None:
+        click.echo(f"index {plan}")
 
 
 def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path: Path | None, device: str) -> Archive:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import _scan
-from ..codes import Codes, concatenate
+from ..codes import Codes
 from ..types import Ids
 from .base import ExactIndex, Plan, checked_segments, n_threads
 from .distinct import SORTED_KINDS
 from .flat import FlatIndex
-from .sorted import MAX_SORTED, Postings, group_if_repeated, sort, substring_bits
+from .sorted import MAX_SORTED, Postings, group_if_repeated, sampled, sort_grouped, substring_bits
 
 MIN_SORTED = 100_000  # fewer words are compared in tens of microseconds, which nothing undercuts by much
-N_SAMPLED = 32
+N_ASKED = 32  # codes of the database, to learn how far neighbours lie
+N_PAIRED = 50_000  # to learn how crowded buckets are
 MIN_GAIN = 2  # of buckets over a scan, as queries lie farther off than codes of the database
 
 
@@ -27,12 +30,15 @@ def auto_index(
     `plan` says what was chosen and why; see `choose`. codes, ids, threads: as for DistinctIndex.
     """
     segments = checked_segments(codes)
+    k = operator.index(k)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
     plan, postings = choose(segments, n_threads(threads), k)
     index: ExactIndex
     if plan.kind == "flat":
         index = FlatIndex(segments, ids)
     else:
-        form = sort(plan.kind, segments, n_threads(threads), postings)
+        form = sort_grouped(plan.kind, segments, postings, n_threads(threads))
         index = SORTED_KINDS[plan.kind](segments, ids, form=form)
     index.plan = plan
     return index
@@ -48,7 +54,7 @@ def choose(codes: Sequence[Codes], threads: int, k: int = 10) -> tuple[Plan, Pos
     flat = FlatIndex(codes)
     n_rows, n_words = flat.n_codes, codes[0].n_words
     costs = {"flat": float(n_rows * n_words)}
-    if n_rows < MIN_SORTED:
+    if n_rows * n_words < MIN_SORTED:
         return Plan("flat", f"{n_rows:,} codes are scanned before anything else pays", costs), None
     if n_rows > MAX_SORTED:
         return Plan("flat", f"{n_rows:,} codes are more than {MAX_SORTED:,}, the most that can be sorted", costs), None
@@ -59,7 +65,7 @@ def choose(codes: Sequence[Codes], threads: int, k: int = 10) -> tuple[Plan, Pos
         scan, share = "distinct", f"{n_compared:,} of {n_rows:,} codes are different"
         costs["distinct"] = float(n_compared * n_words)
     distance = _typical_distance(flat, codes, threads, k)
-    costs["mih"] = _scan.probing_words(n_compared, flat.bits, substring_bits(n_compared, flat.bits), distance)
+    costs["mih"] = _bucket_work(codes, n_compared, distance)
     near = f"neighbour {k} lies {distance} bits away"
     if costs[scan] >= MIN_SORTED and costs["mih"] * MIN_GAIN < costs[scan]:
         reason = f"{share} and {near}, so buckets cost what comparing {costs['mih']:,.0f} words does"
@@ -67,11 +73,28 @@ def choose(codes: Sequence[Codes], threads: int, k: int = 10) -> tuple[Plan, Pos
     return Plan(scan, f"{share} and {near}: buckets would not be faster than comparing them all", costs), postings
 
 
-def _typical_distance(flat: FlatIndex, segments: Sequence[Codes], threads: int, k: int) -> int:
+def _typical_distance(flat: FlatIndex, codes: Sequence[Codes], threads: int, k: int) -> int:
     """How far the k-th neighbour of a code of the database lies, itself left out; of a few, one of the farther."""
-    rows = np.random.default_rng(0).choice(flat.n_codes, N_SAMPLED, replace=False)
-    ends = np.cumsum([segment.n_codes for segment in segments])
-    parts = np.searchsorted(ends, rows, side="right")
-    sampled = [segments[part][np.array([row - ends[part]])] for part, row in zip(parts, rows, strict=True)]
-    _, distances, counts = flat.search(concatenate(sampled), k + 1, threads=threads).dense(k + 1)
-    return int(np.percentile(distances[np.arange(N_SAMPLED), counts - 1], 90))
+    queries = Codes.trusted(sampled(codes, N_ASKED), flat.bits)[:N_ASKED]
+    found = flat.search(queries, min(k + 1, flat.n_codes), threads=threads)
+    return int(np.percentile(found.distances[found.offsets[1:] - 1], 90))
+
+
+def _bucket_work(codes: Sequence[Codes], n_compared: int, distance: int) -> float:
+    """How many words multi-index hashing of n_compared codes compares to see everything up to a distance.
+
+    A query's own buckets may be crowded, where a substring takes few values: two codes share it with probability
+    sum(p**2), which pairs in a sample estimate.
+    """
+    lengths = substring_bits(n_compared, codes[0].bits)
+    if not lengths:
+        return math.inf
+    sample = Codes.trusted(sampled(codes, N_PAIRED), codes[0].bits).to_bits()
+    work, begin = _scan.probing_words(n_compared, codes[0].bits, lengths, distance), 0
+    for length in lengths:
+        values = np.packbits(sample[:, begin : begin + length], axis=1, bitorder="little")
+        counts = np.bincount(np.pad(values, [(0, 0), (0, 4 - values.shape[1])]).view("<u4")[:, 0])
+        share = float((counts * (counts - 1)).sum()) / (len(sample) * (len(sample) - 1))
+        work += 2 * share * n_compared * codes[0].n_words
+        begin += length
+    return work

@@ -30,6 +30,8 @@ class SortedIndex(ExactIndex):
         segments = checked_segments(codes)
         if form is None:
             form = self.sort(segments, threads)
+        if form.postings is not None and len(form.postings.rows) != form.n_rows:
+            raise ValueError(f"the sorted form is of {form.n_rows} rows and names {len(form.postings.rows)}")
         n_before, at = 0, 0
         while n_before < form.n_rows and at < len(segments):
             n_before += segments[at].n_codes
@@ -114,6 +116,8 @@ class MihIndex(SortedIndex):
     with those of which one substring is near its own: growing the distance until the k nearest must have been seen
     (Norouzi, Punjani, Fleet, IEEE TPAMI 36, 2014). Worth its building for millions of codes of up to about 64 bits; a
     query for which looking into buckets would take longer than a scan is answered by a scan.
+
+    Codes so long, or so few, that they had more than 16 substrings are scanned, too.
 
     A distinct code takes (8 n_words + 4) m bytes besides what DistinctIndex takes; where more than half of the codes
     are different, they are not grouped and the codes given are kept and scanned where they lie. codes, ids, threads,

@@ -19,6 +19,7 @@ Numbers = NDArray[np.uint32]
 NewArray = Callable[[str, tuple[int, ...], "np.dtype[Any]"], AnyArray]
 MAX_SORTED = 2**32 - 1  # rows are numbered in 32 bits
 MAX_SUBSTRING_BITS = 24
+MAX_TABLES = 16  # more take much memory, and hardly ever spare a scan
 N_SAMPLED = 1_000_000
 MAX_DISTINCT_SHARE = 0.5  # above it, naming the rows of each distinct code costs more than it saves
 
@@ -91,6 +92,16 @@ def group(codes: Sequence[Codes], threads: int) -> Postings:
     return Postings(*_scan.group(_segments(codes), threads))
 
 
+def sampled(codes: Sequence[Codes], n_rows: int) -> Words:
+    """uint64 [s, n_words]: codes of about n_rows rows drawn at random, always the same; all if there are fewer."""
+    ends = np.cumsum([len(segment) for segment in codes])
+    if ends[-1] <= n_rows:
+        return np.concatenate([segment.words for segment in codes])
+    rows = np.unique(np.random.default_rng(0).integers(0, ends[-1], n_rows))
+    parts = zip(codes, np.split(rows, np.searchsorted(rows, ends[:-1])), ends, strict=True)
+    return np.concatenate([segment.words[part - (end - len(segment))] for segment, part, end in parts])
+
+
 def group_if_repeated(codes: Sequence[Codes], threads: int) -> Postings | None:
     """The distinct codes, or None where more than half of all codes are different.
 
@@ -98,9 +109,8 @@ def group_if_repeated(codes: Sequence[Codes], threads: int) -> Postings | None:
     hold s**2 / 2 n pairs.
     """
     n_rows = sum(map(len, codes))
-    step = max(1, n_rows // N_SAMPLED)
-    if step > 1:
-        sample = np.concatenate([segment.words[::step] for segment in codes])
+    if n_rows > N_SAMPLED:
+        sample = sampled(codes, N_SAMPLED)
         n_pairs = len(sample) - len(_scan.group(_scan.Segments([sample], codes[0].bits), threads)[0])
         if n_pairs < len(sample) ** 2 / (8 * n_rows):
             return None
@@ -108,21 +118,19 @@ def group_if_repeated(codes: Sequence[Codes], threads: int) -> Postings | None:
     return postings if len(postings.words) <= MAX_DISTINCT_SHARE * n_rows else None
 
 
-def sort(
-    kind: str,
-    codes: Sequence[Codes],
-    threads: int,
-    postings: Postings | None = None,
-    new_array: NewArray | None = None,
-) -> SortedForm:
-    """The sorted form for an index of this kind, "distinct" or "mih".
+def sort(kind: str, codes: Sequence[Codes], threads: int, new_array: NewArray | None = None) -> SortedForm:
+    """The sorted form for an index of this kind, "distinct" or "mih"; new_array as for `order`."""
+    postings = group(codes, threads) if kind == "distinct" else group_if_repeated(codes, threads)
+    return sort_grouped(kind, codes, postings, threads, new_array)
 
-    postings: of these codes, if they have been grouped already. new_array(name, shape, dtype) makes large arrays,
-    mapped from files for example; None: in memory.
-    """
+
+def sort_grouped(
+    kind: str, codes: Sequence[Codes], postings: Postings | None, threads: int, new_array: NewArray | None = None
+) -> SortedForm:
+    """The same of codes that were grouped, or found not worth grouping, before."""
     if kind == "distinct":
-        return SortedForm(sum(map(len, codes)), postings or group(codes, threads), ())
-    return order(codes, postings or group_if_repeated(codes, threads), threads, new_array)
+        return SortedForm(sum(map(len, codes)), postings, ())
+    return order(codes, postings, threads, new_array)
 
 
 def order(
@@ -151,10 +159,12 @@ def order(
 
 def substring_bits(n_codes: int, bits: int) -> list[int]:
     """Lengths of the substrings that codes are ordered by: at most log2(n_codes), so that a bucket holds a few codes
-    (Norouzi, Punjani, Fleet 2014, section 3.3), and as equal as can be.
+    (Norouzi, Punjani, Fleet 2014, section 3.3), and as equal as can be. None where these were more than MAX_TABLES.
     """
     longest = min(MAX_SUBSTRING_BITS, max(1, math.floor(math.log2(max(n_codes, 2)))))
     n_tables = -(-bits // longest)
+    if n_tables > MAX_TABLES:
+        return []
     return [bits // n_tables + (number < bits % n_tables) for number in range(n_tables)]
 
 
