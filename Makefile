@@ -5,7 +5,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
 CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon bench bench-scale clean
+.PHONY: demo test lint format sanitize neon bench bench-scale soak clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -47,6 +47,10 @@ bench: .venv/bench.stamp
 # The same as archives grow to a hundred million codes; takes 4 GB of memory.
 bench-scale: .venv/bench.stamp
 	$(BIN)/python benchmarks/bench_scale.py
+
+# An hour of everything docs/embedding.md promises, in one process, and an array of more than 2^31 rows (17 GB of holes).
+soak: .venv/dev.stamp
+	$(BIN)/python benchmarks/soak.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)
