@@ -12,7 +12,6 @@
 #include <memory>
 
 #include "blocks.h"
-#include "buffer.h"
 #include "nearest_codes.h"
 #include "partition.h"
 
@@ -344,27 +343,30 @@ void fill_table(const Database& codes, unsigned first_bit, unsigned n_bits, uint
   const size_t n_words = codes.n_words();
   const unsigned low_bits = n_bits - std::min(n_bits, kMostPartitionBits);
   const size_t n_low = size_t{1} << low_bits, n_partitions = size_t{1} << (n_bits - low_bits);
-  Buffer<uint64_t> unordered(codes.n_rows() * n_words);
-  Buffer<uint32_t> unordered_numbers(codes.n_rows());
   const auto partition_of = [&](const uint64_t* code) {
     return static_cast<size_t>(substring(code, table) >> low_bits);
   };
   const std::vector<uint64_t> firsts =
-      partition(codes, n_partitions, partition_of, unordered.data(), unordered_numbers.data(), threads, is_interrupted);
+      partition(codes, n_partitions, partition_of, words, numbers, threads, is_interrupted);
+  // Partitions fit a cache, where each is copied and put back in order.
   for_each_task(n_partitions, threads, is_interrupted, [&](size_t number) {
-    uint32_t* const of_partition = begins + number * n_low;
+    const uint64_t first = firsts[number], n_codes = firsts[number + 1] - first;
+    const std::vector<uint64_t> unordered(words + first * n_words, words + (first + n_codes) * n_words);
+    const std::vector<uint32_t> unordered_numbers(numbers + first, numbers + first + n_codes);
     std::vector<uint32_t> next(n_low + 1);
-    const auto low_of = [&](uint64_t row) { return substring(unordered.data() + row * n_words, table) & (n_low - 1); };
-    for (uint64_t row = firsts[number]; row < firsts[number + 1]; ++row) ++next[low_of(row) + 1];
-    next[0] = static_cast<uint32_t>(firsts[number]);
+    const auto low_of = [&](uint64_t code) {
+      return substring(unordered.data() + code * n_words, table) & (n_low - 1);
+    };
+    for (uint64_t code = 0; code < n_codes; ++code) ++next[low_of(code) + 1];
+    next[0] = static_cast<uint32_t>(first);
     for (size_t low = 0; low < n_low; ++low) {
       next[low + 1] += next[low];
-      of_partition[low] = next[low];
+      begins[number * n_low + low] = next[low];
     }
-    for (uint64_t row = firsts[number]; row < firsts[number + 1]; ++row) {
-      const uint64_t to = next[low_of(row)]++;
-      copy_code(unordered.data() + row * n_words, n_words, words + to * n_words);
-      numbers[to] = unordered_numbers[row];
+    for (uint64_t code = 0; code < n_codes; ++code) {
+      const uint64_t to = next[low_of(code)]++;
+      copy_code(unordered.data() + code * n_words, n_words, words + to * n_words);
+      numbers[to] = unordered_numbers[code];
     }
   });
   begins[n_partitions * n_low] = static_cast<uint32_t>(codes.n_rows());
