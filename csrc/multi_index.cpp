@@ -338,7 +338,7 @@ Found answer_all(const MultiIndex& index, const Queries& queries, const Options&
 
 void fill_table(const Database& codes, unsigned first_bit, unsigned n_bits, uint32_t* begins, uint64_t* words,
                 uint32_t* numbers, unsigned threads, bool (*is_interrupted)()) {
-  constexpr unsigned kMostPartitionBits = 10;
+  constexpr unsigned kMostPartitionBits = 9;  // more would have too many places written at once
   const SubstringTable table{first_bit, n_bits, begins, words, numbers};
   const size_t n_words = codes.n_words();
   const unsigned low_bits = n_bits - std::min(n_bits, kMostPartitionBits);

@@ -20,7 +20,7 @@ NewArray = Callable[[str, tuple[int, ...], "np.dtype[Any]"], AnyArray]
 MAX_SORTED = 2**32 - 1  # rows are numbered in 32 bits
 MAX_SUBSTRING_BITS = 24
 MAX_TABLES = 16  # more take much memory, and hardly ever spare a scan
-N_SAMPLED = 1_000_000
+N_SAMPLED = 300_000
 MAX_DISTINCT_SHARE = 0.5  # above it, naming the rows of each distinct code costs more than it saves
 
 
@@ -105,7 +105,7 @@ def sampled(codes: Sequence[Codes], n_rows: int) -> Words:
 def group_if_repeated(codes: Sequence[Codes], threads: int) -> Postings | None:
     """The distinct codes, or None where more than half of all codes are different.
 
-    Where a million codes show that, not all are grouped: if each code stood in two rows, a sample of s of n rows would
+    Where N_SAMPLED codes show that, not all are grouped: if each code stood in two rows, a sample of s of n rows would
     hold s**2 / 2 n pairs.
     """
     n_rows = sum(map(len, codes))
