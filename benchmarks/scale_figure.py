@@ -52,7 +52,7 @@ def draw(axes: Axes, lines: list[dict[str, Any]]) -> None:
     for name, (colour, style) in STYLES.items():
         own = sorted((line for line in lines if line["index"] == name), key=lambda line: line["n_codes"])
         sizes, times = [line["n_codes"] for line in own], [line["query_ms_p50"] for line in own]
-        axes.plot(sizes, times, style, color=colour, linewidth=1.2, label=name)
+        axes.plot(sizes, times, style, color=colour, linewidth=1.2, label=name if own else None)
         for line in own:
             is_whole = line["recall"] == 1
             face = colour if is_whole else "white"
@@ -60,7 +60,7 @@ def draw(axes: Axes, lines: list[dict[str, Any]]) -> None:
             if not is_whole:
                 place = (line["n_codes"], line["query_ms_p50"])
                 axes.annotate(
-                    f"{line['recall']:.2f}", place, (5, 0), textcoords="offset points", fontsize=7, color=colour
+                    f"{line['recall']:.3f}", place, (5, 0), textcoords="offset points", fontsize=7, color=colour
                 )
     axes.set(xscale="log", yscale="log", xlabel="codes")
     axes.grid(color="#e6e6e6", linewidth=0.8)
