@@ -151,12 +151,15 @@ def test_a_sheet_shows_where_codes_have_no_image(run: Run, archive: Path, tmp_pa
 def test_ctrl_c_while_importing_leaves_the_archive_as_it_was(run: Run, tmp_path: Path) -> None:
     words = np.lib.format.open_memmap(tmp_path / "many.npy", "w+", np.uint64, (60_000_000, 1))  # a file of holes
     words.flush()
-    outcome = interrupt_when(
-        "importing: 2,097,152 ", "index", tmp_path / "archive", tmp_path / "many.npy", "--bits", 64
-    )
-    assert (outcome.status, "interrupted;" in outcome.error(), "holds what it held" in outcome.err) == (1, True, True)
-    assert run("info", tmp_path / "archive", "--json").json()["cases"] == 0  # type: ignore[index]
-    assert list((tmp_path / "archive" / "segments").iterdir()) == []
+    with Archive.create(tmp_path / "archive", bits=64) as archive:
+        archive.add_codes(Codes(words[:3], 64))
+    for name in ("archive", "new"):
+        outcome = interrupt_when("importing: 2,097,152 ", "index", tmp_path / name, tmp_path / "many.npy", "--bits", 64)
+        assert (outcome.status, "interrupted;" in outcome.error()) == (1, True)
+    assert "holds what it held" in outcome.err
+    assert run("info", tmp_path / "archive", "--json").json()["cases"] == 3  # type: ignore[index]
+    assert len(list((tmp_path / "archive" / "segments").iterdir())) == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_export_to_npy_and_back(run: Run, archive: Path, tmp_path: Path) -> None:
