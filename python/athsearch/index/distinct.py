@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from .. import _scan
 from ..codes import Codes, common_model
@@ -18,6 +18,8 @@ Self = TypeVar("Self", bound="SortedIndex")
 
 class SortedIndex(ExactIndex):
     """What `DistinctIndex` and `MihIndex` share: a sorted form of codes, and rows added since, which are scanned."""
+
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class SortedIndex(ExactIndex):
     @classmethod
     def sort(cls, codes: Codes | Sequence[Codes], threads: int | None = None) -> SortedForm:
         """The sorted form of codes, which takes seconds for a hundred million and may be kept in files."""
-        raise NotImplementedError
+        return sort(cls.kind, checked_segments(codes), n_threads(threads))
 
     @property
     def form(self) -> SortedForm:
@@ -103,10 +105,7 @@ class DistinctIndex(SortedIndex):
     building. form: what `sort` gave for the first segments of codes, the others having been added since.
     """
 
-    @classmethod
-    def sort(cls, codes: Codes | Sequence[Codes], threads: int | None = None) -> SortedForm:
-        """The distinct codes and the rows that carry each."""
-        return sort("distinct", checked_segments(codes), n_threads(threads))
+    kind = "distinct"
 
 
 class MihIndex(SortedIndex):
@@ -124,10 +123,7 @@ class MihIndex(SortedIndex):
     form: as for DistinctIndex.
     """
 
-    @classmethod
-    def sort(cls, codes: Codes | Sequence[Codes], threads: int | None = None) -> SortedForm:
-        """The distinct codes, or the rows as they are, in the order of each substring."""
-        return sort("mih", checked_segments(codes), n_threads(threads))
+    kind = "mih"
 
 
 # Kinds whose sorted form may be built ahead and kept in files.
