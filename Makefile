@@ -5,7 +5,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
 CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon bench bench-scale soak clean
+.PHONY: demo test lint format sanitize neon bench bench-scale study soak clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -52,6 +52,11 @@ build/limits: benchmarks/limits.cpp
 bench-scale: .venv/bench.stamp build/limits
 	$(BIN)/python benchmarks/bench_scale.py --limits build/limits $(if $(TRAINED),--trained $(TRAINED))
 	$(BIN)/python benchmarks/scale_figure.py
+
+# docs/quality.md: every loss on the sets of DATA, with several seeds; takes hours, goes on where it was stopped.
+study: .venv/dev.stamp
+	$(BIN)/python benchmarks/quality/study.py $(DATA)
+	$(BIN)/python benchmarks/quality/report.py
 
 # An hour of everything docs/embedding.md promises, in one process, and an array of more than 2^31 rows (17 GB of holes).
 soak: .venv/dev.stamp

@@ -300,6 +300,8 @@ def test_wrong_usage_has_status_2(run: Run, archive: Path, images: Path, tmp_pat
         (("index", archive, images, "--test-share", 0.5), "has splits of its own"),
         (("train", images, "--out", tmp_path / "run", "--size", 65), "divisible by 8"),
         (("train", images, "--out", tmp_path / "run", "--bits", 0), "bits"),
+        (("train", images, "--out", tmp_path / "run", "--loss", "hinge"), "orthohash"),
+        (("train", images, "--out", tmp_path / "run", "--network", "vgg"), "ath-m"),
         (("nonsense",), "No such command"),
     ):
         outcome = run(*arguments)

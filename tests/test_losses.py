@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from athsearch.model.losses import LOSSES, CentreTriplet, TripletCrossEntropy, class_centres, semi_hard_triplets
+from athsearch.codes import Codes
+from athsearch.evaluation import evaluate
+from athsearch.model.losses import LOSSES
+from athsearch.model.losses.base import semi_hard_triplets
+from athsearch.model.losses.centres import CentreTriplet, class_centres
+from athsearch.model.losses.classes import GreedyHash
+from athsearch.model.losses.triplets import TripletCrossEntropy
 from athsearch.model.network import Output
 
 SIZES = [90, 40, 1]
@@ -100,15 +107,178 @@ def test_the_default_loss_equals_a_loop() -> None:
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def pairs(labels: list[int]) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(len(labels)) for j in range(len(labels)) if i != j]
+
+
+def mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def softplus(value: float) -> float:
+    return math.log1p(math.exp(value))
+
+
+def loops(name: str, u: np.ndarray, g: np.ndarray, y: list[int]) -> dict[str, float]:
+    """The equations of the losses' docstrings, written out. u: logits, g: class logits, y: labels."""
+    bits, same = u.shape[1], [(i, j) for i, j in pairs(y) if y[i] == y[j]]
+    different = [(i, j) for i, j in pairs(y) if y[i] != y[j]]
+    triplets = [(a, p, n) for a, p in same for n in range(len(y)) if y[n] != y[a]]
+    centres, rows = class_centres(bits, 3).numpy(), range(len(y))
+
+    def squared(i: int, j: int) -> float:
+        return float(((u[i] - u[j]) ** 2).sum())
+
+    def cosine(i: int, j: int) -> float:
+        return float(u[i] @ u[j] / np.linalg.norm(u[i]) / np.linalg.norm(u[j]))
+
+    def theta(i: int, j: int) -> float:
+        return float(u[i] @ u[j]) / 2
+
+    squared_error = float(((np.sign(u) - u) ** 2).mean())
+    match name:
+        case "batch-triplet-class":
+            margin = 0.5 * bits
+            triplet = mean(max(0.0, margin + (squared(a, p) - squared(a, n)) / bits) for a, p, n in triplets)
+            return {"triplet": triplet, "class": 3 * mean(cross_entropy(g[i], y[i]) for i in rows)}
+        case "class":
+            return {"class": mean(cross_entropy(g[i], y[i]) for i in rows)}
+        case "contrastive":
+            near = [squared(i, j) / 2 for i, j in same]
+            far = [max(2 * bits - squared(i, j), 0.0) / 2 for i, j in different]
+            return {"pair": mean(near + far), "code": 0.01 * float(np.abs(np.abs(u) - 1).sum(axis=1).mean())}
+        case "dpsh":
+            costs = [softplus(theta(i, j)) - (y[i] == y[j]) * theta(i, j) for i, j in pairs(y)]
+            return {"pair": mean(costs), "code": 0.1 * squared_error}
+        case "dtsh":
+            costs = [softplus(-(theta(a, p) - theta(a, n) - bits / 2)) for a, p, n in triplets]
+            return {"triplet": mean(costs), "code": squared_error}
+        case "hashnet":
+            h = np.tanh(math.sqrt(1 + 99 * PROGRESS) * u)
+            product = 10 / bits * h @ h.T
+            near = mean(softplus(product[i, j]) - product[i, j] for i, j in same)
+            return {"pair": near + mean(softplus(product[i, j]) for i, j in different)}
+        case "dch":
+            near = mean(math.log1p(bits / 2 * (1 - cosine(i, j)) / 20) for i, j in same)
+            far = mean(math.log1p(20 / (bits / 2 * (1 - cosine(i, j)))) for i, j in different)
+            to_ones = [bits / 2 * (1 - np.abs(row).sum() / np.linalg.norm(row) / math.sqrt(bits)) for row in u]
+            return {"pair": near + far, "code": 0.1 * mean(math.log1p(d / 20) for d in to_ones)}
+        case "csq":
+            chance = (1 + np.tanh(u)) / 2
+            bitwise = [
+                -math.log(chance[i, b] if centres[y[i], b] > 0 else 1 - chance[i, b]) for i in rows for b in range(bits)
+            ]
+            return {"centre": mean(bitwise), "code": 1e-4 * float(((np.abs(np.tanh(u)) - 1) ** 2).mean())}
+        case "dpn":
+            return {"centre": mean(max(0.0, 1 - u[i, b] * centres[y[i], b]) for i in rows for b in range(bits))}
+        case "orthohash":
+            cosines = u @ centres.T / np.linalg.norm(u, axis=1, keepdims=True) / math.sqrt(bits)
+            for i in rows:
+                cosines[i, y[i]] -= 0.2
+            return {"centre": mean(cross_entropy(8 * cosines[i], y[i]) for i in rows)}
+    raise ValueError(name)
+
+
+PROGRESS = 0.5
+WITH_LOOPS = [name for name in LOSSES if name not in ("triplet-class", "centre-triplet", "greedyhash")]
+
+
+@pytest.mark.parametrize("name", WITH_LOOPS)
+def test_losses_equal_loops_over_their_equations(name: str) -> None:
+    output, labels = random_output(7, 16, 3, seed=2), [0, 0, 1, 1, 2, 2, 2]
+    parts = LOSSES[name](16, SIZES)(output, torch.tensor(labels), PROGRESS)
+    expected = loops(name, output.logits.detach().numpy(), output.class_logits.detach().numpy(), labels)
+    assert {part: value.item() for part, value in parts.items()} == pytest.approx(expected, abs=1e-6)
+
+
+def test_greedyhash_classifies_signs_and_teaches_the_logits() -> None:
+    output, labels = random_output(5, 8, 3), torch.tensor([0, 1, 2, 0, 1])
+    loss = GreedyHash(8, SIZES).double()
+    parts = loss(output, labels)
+    weights, bias = loss.class_layer.weight.detach(), loss.class_layer.bias.detach()
+    u = output.logits.detach()
+    signs = u.sign().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(signs @ weights.T + bias, labels)
+    assert parts["class"].item() == pytest.approx(expected.item(), abs=1e-12)
+    assert parts["code"].item() == pytest.approx(0.1 * float((u.abs() - 1).abs().pow(3).mean()), abs=1e-12)
+    (to_logits,) = torch.autograd.grad(parts["class"], output.logits)
+    (to_signs,) = torch.autograd.grad(expected, signs)
+    assert torch.allclose(to_logits, to_signs, atol=1e-12)
+    assert len(list(loss.parameters())) == 2
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "greedyhash"])
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     output, labels = random_output(6, 8, 3, seed=1), torch.tensor([0, 1, 2, 0, 1, 2])
     loss = LOSSES[name](8, SIZES)
 
     def total(logits: torch.Tensor, class_logits: torch.Tensor) -> torch.Tensor:
-        return torch.stack(list(loss(Output(logits, class_logits, output.attention), labels).values())).sum()
+        parts = loss(Output(logits, class_logits, output.attention), labels, PROGRESS)
+        return torch.stack(list(parts.values())).sum()
 
     assert torch.autograd.gradcheck(total, (output.logits, output.class_logits))
+
+
+DEGENERATE = {
+    "one row": [0],
+    "one class": [1, 1, 1, 1],
+    "no class twice": [0, 1, 2],
+}
+
+
+@pytest.mark.parametrize("content", ["random", "equal", "zero"])
+@pytest.mark.parametrize("labels", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].batches == "balanced"])
+def test_poor_batches_have_finite_losses_and_gradients(name: str, labels: list[int], content: str) -> None:
+    output = random_output(len(labels), 32, 3)
+    logits = {
+        "random": output.logits.detach().clone(),
+        "equal": torch.ones_like(output.logits),
+        "zero": torch.zeros_like(output.logits),
+    }[content].requires_grad_()
+    loss = LOSSES[name](32, SIZES).double()
+    parts = loss(Output(logits, output.class_logits, output.attention), torch.tensor(labels), PROGRESS)
+    total = torch.stack(list(parts.values())).sum()
+    assert bool(total.isfinite())
+    total.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is None or bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_loss_separates_two_easy_classes(name: str) -> None:
+    """A linear layer with BatchNorm finds the one coordinate of six in which two clouds of images differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        labels = torch.arange(96) % 2
+        images = torch.randn(96, 6) * torch.tensor([0.3, 2, 2, 2, 2, 2])
+        images[:, 0] += 2 * labels - 1
+        layer, class_layer = torch.nn.Linear(6, 16, bias=False), torch.nn.Linear(16, 2)
+        norm = torch.nn.BatchNorm1d(16, affine=False)
+        loss = LOSSES[name](16, [48, 48])
+    optimiser = torch.optim.Adam([*layer.parameters(), *class_layer.parameters(), *loss.parameters()], 0.02)
+    if loss.batches == "triplets":
+        rows = torch.cat([torch.arange(48), (torch.arange(48) + 2) % 96, torch.arange(48) + 1])
+    else:
+        rows = torch.arange(48)
+
+    def precision() -> float:
+        codes = Codes.from_logits(norm(layer(images)).detach().numpy())
+        names = [str(label) for label in labels.tolist()]
+        return evaluate(codes[:48], names[:48], codes[48:], names[48:], 10).macro.precision
+
+    norm.eval()
+    before = precision()
+    norm.train()
+    for step in range(60):
+        logits = norm(layer(images[rows]))
+        code = torch.nn.functional.normalize(logits) * 4
+        output = Output(logits, class_layer(code), torch.zeros(len(rows), 1, 1, 1))
+        optimiser.zero_grad()
+        torch.stack(list(loss(output, labels[rows], step / 60).values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    norm.eval()
+    assert before < 0.7 < 0.85 < precision()  # centres of two classes share bits that BatchNorm cannot set
 
 
 @pytest.mark.parametrize("labels", [[0], [1, 1, 1, 1], [0, 1, 2]], ids=["one row", "one class", "no class twice"])

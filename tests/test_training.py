@@ -18,10 +18,12 @@ from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.errors import CheckpointError, ModelError, SourceError
 from athsearch.evaluation import evaluate
+from athsearch.model.network import NETWORKS, ResidualATHNet
 from athsearch.training import EpochReport, StepReport, recipe_settings, train
 
 SMALL = {"default": recipe_settings("default", size=64, bits=16, epochs=3, batch=8)}
 SMALL["paper"] = recipe_settings("paper", size=64, bits=12, epochs=3, batch=4)
+SMALL["greedyhash"] = recipe_settings("default", loss="greedyhash", size=64, bits=16, epochs=3, batch=8)
 
 
 def draw(label: int, seed: int) -> Image.Image:
@@ -222,6 +224,24 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, object]) -> None:
 def test_unknown_names_are_refused_with_the_known_ones(folder: Path, change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"must be one of .*; got"):
         train(open_source(folder), recipe_settings(**{"recipe": "default", "size": 64, **change}), device="cpu")  # type: ignore[arg-type]
+
+
+def test_a_loss_that_does_not_reach_the_code_is_refused(folder: Path) -> None:
+    settings = recipe_settings("default", network="ath-s", loss="class", size=64, epochs=1)
+    with pytest.raises(ModelError, match=r"loss 'class' does not reach the code of network 'ath-s'"):
+        train(open_source(folder), settings, device="cpu")
+
+
+def test_a_network_of_ones_own_is_trained_and_encodes_on_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(ResidualATHNet):
+        """As an extension of the registry might be."""
+
+    monkeypatch.setitem(NETWORKS, "own", Own)
+    encoder = train(open_source(folder), dataclasses.replace(SMALL["default"], network="own"), device="cpu")
+    known = train(open_source(folder), SMALL["default"], device="cpu")
+    assert equal(encoder, known)
+    images = sorted(folder.rglob("*.png"))
+    assert np.allclose(encoder.logits(images), known.logits(images), atol=1e-3)
 
 
 def test_the_paper_recipe_is_the_papers() -> None:

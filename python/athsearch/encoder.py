@@ -44,8 +44,9 @@ class Encoder:
     """Turns images into codes with one network.
 
     tensors: the network's weights by name, as `model.checkpoint.tensors_of` gives them; description: what it is.
-    device: "cpu" (our own C++ code; needs no torch), "cuda" or "cuda:1" (torch), or "auto": a GPU where torch finds
-    one, else the CPU. Raises CheckpointError where the tensors do not fit, DeviceError for a device that is not there.
+    device: "cpu" (our own C++ code, needs no torch; a network that it does not know runs in torch), "cuda" or "cuda:1"
+    (torch), or "auto": a GPU where torch finds one, else the CPU. Raises CheckpointError where the tensors do not fit,
+    DeviceError for a device that is not there.
     """
 
     def __init__(self, tensors: Mapping[str, AnyArray], description: ModelDescription, device: str = "auto") -> None:
@@ -57,8 +58,10 @@ class Encoder:
         self.model_id = model_id(description, tensors)
         self._probes: Mapping[str, AnyArray] | None = None
         self._versions: Mapping[str, str] | None = None
-        self._on_cpu: Network | None = inference.build(description, tensors) if device == "cpu" else None
-        if self._on_cpu is None:
+        self._on_cpu: Network | None = None
+        if device == "cpu" and (description.network in inference.BUILDERS or not _has_torch()):
+            self._on_cpu = inference.build(description, tensors)
+        else:
             _ = self._torch_network  # for the error, if there is to be one, to come now
 
     @classmethod
@@ -224,9 +227,13 @@ def _library_versions() -> dict[str, str]:
     return installed
 
 
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def _has_gpu() -> bool:
     """Whether torch finds a GPU. Torch, slow to load, is asked only where there is a driver."""
-    if not os.path.exists("/dev/nvidiactl") or importlib.util.find_spec("torch") is None:
+    if not os.path.exists("/dev/nvidiactl") or not _has_torch():
         return False
     import torch
 

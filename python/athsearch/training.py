@@ -26,7 +26,7 @@ from .encoder import Encoder
 from .errors import ImageError, ModelError, SourceError
 from .evaluation import evaluate
 from .model.checkpoint import ModelDescription, tensors_of
-from .model.losses import LOSSES, Loss
+from .model.losses import LOSSES
 from .model.network import NETWORKS, Output
 from .plots import training_curves
 from .recipes import RECIPES, TrainingSettings, recipe_settings
@@ -149,6 +149,7 @@ class _Training:
             torch.default_generator.manual_seed(settings.seed)
             self.network = _known(NETWORKS, "network", settings.network)(settings.size, settings.bits, len(self.names))
             self.average = NETWORKS[settings.network](settings.size, settings.bits, len(self.names))
+            self.loss = _known(LOSSES, "loss", settings.loss)(settings.bits, np.bincount(self.classes).tolist())
         self.average.load_state_dict(self.network.state_dict())
         self.description = ModelDescription(
             network=settings.network,
@@ -161,10 +162,11 @@ class _Training:
         self.device = self._encoder(device).device
         self.network.to(self.device)
         self.average.to(self.device)
-        self.loss: Loss = _known(LOSSES, "loss", settings.loss)(settings.bits, np.bincount(self.classes).tolist())
+        self.loss.to(self.device)
+        trained = [*self.network.parameters(), *self.loss.parameters()]
         groups: list[dict[str, Any]] = [
-            {"params": [weights for weights in self.network.parameters() if weights.ndim > 1]},
-            {"params": [weights for weights in self.network.parameters() if weights.ndim <= 1], "weight_decay": 0.0},
+            {"params": [weights for weights in trained if weights.ndim > 1]},
+            {"params": [weights for weights in trained if weights.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         self.best: dict[str, Tensor] = {}
@@ -213,8 +215,7 @@ class _Training:
         self.network.train()
         for step, rows in enumerate(batches, 1):
             n_before = (epoch - 1) * len(batches) + step - 1
-            rate = self._rate(n_before, len(batches) * self.settings.epochs)
-            parts = self._step(rows, rate, n_before, rng)
+            parts = self._step(rows, n_before, len(batches) * self.settings.epochs, rng)
             sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
             if on_step:
                 on_step(StepReport(epoch, self.settings.epochs, step, len(batches), sum(parts.values())))
@@ -232,7 +233,7 @@ class _Training:
             parts=means,
             validation=validation,
             best_epoch=epoch,
-            lr=rate,
+            lr=self.optimiser.param_groups[0]["lr"],
             seconds=round(time.perf_counter() - start, 3),
         )
         best = min([*self.history, report], key=self._worse)
@@ -257,16 +258,19 @@ class _Training:
         for start in range(0, len(order) - batch + 1, batch):
             yield triplets[order[start : start + batch]].T
 
-    def _step(self, rows: Rows, rate: float, n_before: int, rng: np.random.Generator) -> dict[str, float]:
+    def _step(self, rows: Rows, n_before: int, n_steps: int, rng: np.random.Generator) -> dict[str, float]:
         # A triplet's parts go through the network one after the other, for each batch has its own BatchNorm statistics.
         outputs = [self.network(self._images(part, rng)) for part in np.atleast_2d(rows)]
         output = Output(*(torch.cat(values) for values in zip(*outputs, strict=True)))
         labels = torch.from_numpy(self.classes[rows.reshape(-1)]).to(self.device)
-        parts = self.loss(output, labels)
+        parts: dict[str, Tensor] = self.loss(output, labels, n_before / n_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate(n_before, n_steps)
         self.optimiser.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if self.network.hash_layer.weight.grad is None:
+            message = f"loss {self.settings.loss!r} does not reach the code of network {self.settings.network!r}"
+            raise ModelError(f"{message}, whose class layer stands beside it: choose another of them")
         self.optimiser.step()
         # The first weights are soon forgotten: the mean reaches back over at most a tenth of the steps so far.
         decay = min(self.settings.average, (1 + n_before) / (10 + n_before))
@@ -304,6 +308,7 @@ class _Training:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best,
+            "loss": self.loss.state_dict(),
             "optimiser": flatten_optimiser(self.optimiser),
         }
 
@@ -311,6 +316,7 @@ class _Training:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        self.loss.load_state_dict(state.get("loss", {}))
         restore_optimiser(self.optimiser, state["optimiser"])
         self.history = [EpochReport(**report) for report in notes["history"]]
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @source_options
 @click.option("--out", "run_dir", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
+@click.option("--network", help="Another network than the recipe's: ath-s or ath-m.")
+@click.option("--loss", help="Another loss than the recipe's, such as orthohash; a wrong name lists them all.")
 @click.option("--bits", type=int, help="Code length.")
 @click.option("--size", type=int, help="Side of the network's input, in pixels.")
 @click.option("--epochs", type=int, help="Passes over the training images.")
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 def train(
     run_dir: Path,
     recipe: str,
+    network: str | None,
+    loss: str | None,
     bits: int | None,
     size: int | None,
     epochs: int | None,
@@ -50,10 +54,24 @@ def train(
     Examples:
       athsearch train images/ --out run
       athsearch train cases.csv --out run-paper --recipe paper --size 128 --epochs 12
+      athsearch train images/ --out run-orthohash --loss orthohash
     """
+    from ..model.losses import LOSSES
+    from ..model.network import NETWORKS
     from ..training import train as run
 
-    changes = {"bits": bits, "size": size, "epochs": epochs, "flips": flips, "seed": seed}
+    for option, name, known in (("--loss", loss, LOSSES), ("--network", network, NETWORKS)):
+        if name is not None and name not in known:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
+    changes = {
+        "network": network,
+        "loss": loss,
+        "bits": bits,
+        "size": size,
+        "epochs": epochs,
+        "flips": flips,
+        "seed": seed,
+    }
     try:
         settings = recipe_settings(recipe, **{name: value for name, value in changes.items() if value is not None})
     except ValueError as error:

@@ -25,11 +25,11 @@ def build(description: ModelDescription, tensors: Mapping[str, AnyArray], level:
 
     Raises CheckpointError where the tensors are not those of the network.
     """
-    if description.network not in _BUILDERS:
-        raise CheckpointError(f"unknown network {description.network!r}; known: {', '.join(_BUILDERS)}")
+    if description.network not in BUILDERS:
+        raise CheckpointError(f"unknown network {description.network!r}; known: {', '.join(BUILDERS)}")
     steps = _Steps(description.preprocessing, tensors, level)
     try:
-        _BUILDERS[description.network](steps, description.bits)
+        BUILDERS[description.network](steps, description.bits)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"tensors do not fit network {description.network!r}: {error}") from error
     return steps.network
@@ -135,7 +135,7 @@ def _ath_m(steps: _Steps, bits: int) -> None:
     steps.finish(steps.tensor("hash_layer.weight", bits, 2 * x[2]) * scale[:, None], shift)
 
 
-_BUILDERS: dict[str, Callable[[_Steps, int], None]] = {"ath-s": _ath_s, "ath-m": _ath_m}
+BUILDERS: dict[str, Callable[[_Steps, int], None]] = {"ath-s": _ath_s, "ath-m": _ath_m}
 
 
 def _filled(channels: int) -> int:

@@ -1,0 +1,199 @@
+"""Tables and figures of the study, from results/quality.json into docs/quality.md and docs/quality-*.png.
+
+python benchmarks/quality/report.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib.pyplot as plt
+from runs import ABLATIONS, FEW_CLASSES, LOSS_METHODS, SETS
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
+PAGE = ROOT / "docs" / "quality.md"
+Line = dict[str, Any]
+Value = Callable[[Line], float]
+
+
+def main() -> None:
+    """Writes every table between its marks in the page, and the figures."""
+    lines: list[Line] = json.loads(RESULTS.read_text())["runs"]
+    PAGE.write_text(filled(PAGE.read_text(), lines))
+    losses_figure(chosen(lines, few=False, bits=32)).savefig(ROOT / "docs" / "quality-losses.png", dpi=150)
+
+
+def filled(page: str, lines: list[Line]) -> str:
+    """The page with its tables made anew."""
+    for name, table in TABLES.items():
+        body = "\n".join(table(lines))
+        page = re.sub(
+            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
+            lambda found, body=body: found[1] + body + found[2],
+            page,
+            flags=re.S,
+        )
+    return page
+
+
+def chosen(lines: Iterable[Line], **values: Any) -> list[Line]:
+    """The runs with these values."""
+    return [line for line in lines if all(line[name] == value for name, value in values.items())]
+
+
+def hamming(line: Line) -> float:
+    """Macro P@10 by Hamming distance, the headline."""
+    return float(line["hamming"]["precision"])
+
+
+def summary(lines: list[Line], value: Value = hamming) -> str:
+    """Mean and, from two seeds on, standard deviation; their number where it is not three."""
+    if not lines:
+        return "-"
+    values = [value(line) for line in lines]
+    text = f"{mean(values):.3f}"
+    return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def losses_table(lines: list[Line]) -> Iterator[str]:
+    """Every method on every set: Hamming, and the other ways to rank in the mean over the sets."""
+    lines = chosen(lines, few=False, bits=32)
+
+    def rows() -> Iterator[list[str]]:
+        for name in ("chance", "majority"):
+            yield [
+                name,
+                *(
+                    summary(chosen(lines, set=part)[:1], lambda line, name=name: line[name]["precision"])
+                    for part in SETS
+                ),
+                "",
+                "",
+                "",
+                "",
+                "",
+            ]
+        for method in LOSS_METHODS:
+            mine = chosen(lines, method=method)
+            by_set = [chosen(mine, set=name) for name in SETS]
+            if not mine:
+                continue
+            means = [
+                f"{mean(mean(value(line) for line in part) for part in by_set):.3f}" if all(by_set) else "-"
+                for value in (hamming, lambda line: line["l2"], lambda line: line["asymmetric"])
+            ]
+            codes = " / ".join(
+                str(round(mean(line["health"]["n_distinct_codes"] for line in part))) if part else "-"
+                for part in by_set
+            )
+            seeds = "/".join(str(len(part)) for part in by_set)
+            yield [method, *(summary(part) for part in by_set), *means, codes, seeds]
+
+    return table([*("macro P@10",), *SETS, "mean", "by float L2", "re-ranked", "distinct codes", "seeds"], rows())
+
+
+def few_table(lines: list[Line]) -> Iterator[str]:
+    """Every method where four classes of rbc12 have ten training images."""
+    lines = chosen(lines, few=True)
+
+    def rare(line: Line) -> float:
+        return float(mean(line["per_class"][label] for label in RAREST))
+
+    rows = (
+        [method, summary(mine, rare), summary(mine), str(len(mine))]
+        for method in LOSS_METHODS
+        if (mine := chosen(lines, method=method))
+    )
+    return table(["macro P@10", f"the {FEW_CLASSES} classes", "all 12 classes", "seeds"], rows)
+
+
+RAREST = ("teardrop", "microcyte", "macrocyte", "burr_cell")
+
+
+def ablations_table(lines: list[Line]) -> Iterator[str]:
+    """Ours with one thing changed."""
+    lines = chosen(lines, few=False, bits=32, set="rbc12")
+    rows = (
+        [method, summary(mine), summary(mine, lambda line: line["asymmetric"]), str(len(mine))]
+        for method in ("ours", *ABLATIONS)
+        if (mine := chosen(lines, method=method))
+    )
+    return table(["macro P@10, rbc12", "Hamming", "re-ranked", "seeds"], rows)
+
+
+def lengths_table(lines: list[Line]) -> Iterator[str]:
+    """Four code lengths."""
+    lines = chosen(lines, few=False)
+    rows = (
+        [name, method, *(summary(chosen(mine, bits=bits)) for bits in (16, 32, 48, 64))]
+        for name in SETS
+        for method in ("ours", "paper", "OrthoHash")
+        if (mine := chosen(lines, set=name, method=method))
+    )
+    return table(["set", "macro P@10", "16 bits", "32", "48", "64"], rows)
+
+
+def paper_table(lines: list[Line]) -> Iterator[str]:
+    """What the published way to make and rank codes changes, for the paper's recipe."""
+    lines = chosen(lines, few=False, bits=32, method="paper")
+
+    def batch(kind: str, by: str) -> Value:
+        return lambda line: float(line["batch_statistics"][kind][by])
+
+    ways: dict[str, Value] = {
+        "BatchNorm in eval mode, Hamming": hamming,
+        "BatchNorm in eval mode, float L2": lambda line: line["l2"],
+        "batches of ten, shuffled, float L2": batch("shuffled", "l2"),
+        "batches of ten, sorted by class, float L2": batch("sorted by class", "l2"),
+        "batches of ten, sorted by class, Hamming": batch("sorted by class", "hamming"),
+    }
+    rows = ([name, *(summary(chosen(lines, set=part), value) for part in SETS)] for name, value in ways.items())
+    return table(["macro P@10", *SETS], rows)
+
+
+TABLES: dict[str, Callable[[list[Line]], Iterator[str]]] = {
+    "losses": losses_table,
+    "few": few_table,
+    "ablations": ablations_table,
+    "lengths": lengths_table,
+    "paper": paper_table,
+}
+
+
+def losses_figure(lines: list[Line]) -> Any:
+    """A dot a run, a bar a mean; methods from worst to best in the mean over the sets; chance as a line."""
+    methods = [method for method in LOSS_METHODS if chosen(lines, method=method)]
+    methods.sort(key=lambda method: mean(map(hamming, chosen(lines, method=method))))
+    figure, axes = plt.subplots(1, len(SETS), figsize=(11, 4.2), sharey=True, constrained_layout=True)
+    for axis, name in zip(axes, SETS, strict=True):
+        here = chosen(lines, set=name)
+        for place, method in enumerate(methods):
+            values = [hamming(line) for line in chosen(here, method=method)]
+            colour = "#d55e00" if method == "ours" else "#56b4e9"
+            if values:
+                axis.barh(place, mean(values), color=colour, height=0.7)
+                axis.plot(values, [place] * len(values), "o", color="black", markersize=3)
+        if here:
+            axis.axvline(here[0]["chance"]["precision"], color="black", linestyle=":", linewidth=1)
+        axis.set_title(name)
+        axis.set_xlabel("macro P@10, Hamming, 32 bits")
+    axes[0].set_yticks(range(len(methods)), methods)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What the study trains: the sets, the methods that are compared, and the runs of each of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SETS = {  # name -> path below the folder of data, and options that say how to read it
+    "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}),
+    "rbc12": ("rbc12", {}),
+    "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}),
+}
+# Passes that take no more than two minutes of two cores, decoding and scoring included. The paper's recipe is cheap for
+# an image and sees each three times, so it gets as many minutes, not as many passes.
+EPOCHS = {"fundus_eye4": 20, "rbc12": 12, "pneumoniamnist": 12}
+PAPER_EPOCHS = {"fundus_eye4": 60, "rbc12": 32, "pneumoniamnist": 36}
+SIZE = 64
+N_FEW = 10  # training images that the rarest classes are cut to
+FEW_CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. few: the rarest classes of the set have N_FEW training images each."""
+
+    set: str
+    method: str
+    bits: int = 32
+    seed: int = 0
+    few: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What it changes of its recipe, and the recipe."""
+        method = METHODS[self.method]
+        epochs = (PAPER_EPOCHS if method.get("recipe") == "paper" else EPOCHS)[self.set]
+        return {"recipe": "default", "size": SIZE, "epochs": epochs, "bits": self.bits, "seed": self.seed} | method
+
+
+LOSS_METHODS: dict[str, dict[str, Any]] = {
+    "paper": {"recipe": "paper"},
+    "triplet + CE": {"loss": "batch-triplet-class"},
+    "CE": {"loss": "class"},
+    "DSH": {"loss": "contrastive"},
+    "DPSH": {"loss": "dpsh"},
+    "DTSH": {"loss": "dtsh"},
+    "HashNet": {"loss": "hashnet"},
+    "DCH": {"loss": "dch"},
+    "GreedyHash": {"loss": "greedyhash"},
+    "CSQ": {"loss": "csq"},
+    "DPN": {"loss": "dpn"},
+    "OrthoHash": {"loss": "orthohash"},
+    "ours": {},
+}
+ABLATIONS: dict[str, dict[str, Any]] = {  # names of variants.py
+    "no attention": {"network": "no-attention"},
+    "attention as the paper's": {"network": "paper-attention"},
+    "attention, mean only": {"network": "mean-attention"},
+    "attention, maximum only": {"network": "maximum-attention"},
+    "class layer on features": {"network": "class-on-features"},
+    "no class layer": {"loss": "no-class"},
+    "no triplets": {"loss": "no-triplets"},
+    "triplets as the paper's": {"loss": "paper-triplets"},
+    "triplets on tanh": {"loss": "bounded-triplets"},
+    "no centres": {"loss": "no-centres"},
+    "no code term": {"loss": "no-code-term"},
+    "one margin for all classes": {"loss": "equal-margins"},
+    "no mean of weights": {"average": 0.0},
+}
+METHODS = LOSS_METHODS | ABLATIONS
+
+
+def losses() -> Iterator[Run]:
+    """Every loss at 32 bits."""
+    for seed in range(3):
+        for method in LOSS_METHODS:
+            for name in SETS:
+                yield Run(name, method, seed=seed)
+
+
+def lengths() -> Iterator[Run]:
+    """Ours, the paper's recipe and the best of the others at four code lengths."""
+    for seed in range(5):
+        for bits in (32, 16, 48, 64):
+            for method in ("ours", "paper", "OrthoHash"):
+                for name in SETS:
+                    yield Run(name, method, bits, seed)
+
+
+def few() -> Iterator[Run]:
+    """Every loss where the rarest classes are very rare."""
+    for seed in range(3):
+        for method in LOSS_METHODS:
+            yield Run("rbc12", method, seed=seed, few=True)
+
+
+def ablations() -> Iterator[Run]:
+    """Ours with one thing changed."""
+    for seed in range(3):
+        for method in ("ours", *ABLATIONS):
+            yield Run("rbc12", method, seed=seed)
+
+
+PARTS = {"losses": losses, "few": few, "ablations": ablations, "lengths": lengths}

@@ -1,0 +1,93 @@
+"""Which loss retrieves best? Every method of runs.py on every set, with several seeds.
+
+    python benchmarks/quality/study.py DATA [--parts losses,few,ablations,lengths] [--minutes 60]
+
+Each run is a process of its own on one core, two at a time on two cores. What stands in results/quality.json is
+not done again, so that the study goes on where it was stopped, by Ctrl-C or by --minutes. --folder keeps the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runs import PARTS, Run
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import describe_machine
+
+RESULTS = Path(__file__).parents[1] / "results" / "quality.json"
+
+
+def main() -> None:
+    """Runs what is missing; results are written as they come."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--seeds", help="only these, such as 0,1")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no run is started after so many")
+    parser.add_argument("--folder", type=Path, default=Path("study-runs"))
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    seeds = {int(seed) for seed in arguments.seeds.split(",")} if arguments.seeds else None
+    wanted = dict.fromkeys(run for part in arguments.parts.split(",") for run in PARTS[part]())
+    missing = (run for run in wanted if run not in finished() and (seeds is None or run.seed in seeds))
+    end = time.monotonic() + 60 * arguments.minutes
+    n_at_once = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(n_at_once) as pool:
+        going: set[Future[dict[str, Any]]] = set()
+        for run in until(missing, end):
+            going.add(pool.submit(measured, run, arguments.data, arguments.folder))
+            if len(going) == n_at_once:
+                done, going = wait(going, return_when=FIRST_COMPLETED)
+                for future in done:
+                    note(future.result())
+        for future in going:
+            note(future.result())
+
+
+def until(runs: Iterator[Run], end: float) -> Iterator[Run]:
+    """Those that are asked for before the end."""
+    for run in runs:
+        if time.monotonic() >= end:
+            return
+        yield run
+
+
+def finished() -> set[Run]:
+    """The runs with results."""
+    if not RESULTS.exists():
+        return set()
+    names = asdict(Run("", ""))
+    return {Run(**{name: line[name] for name in names}) for line in json.loads(RESULTS.read_text())["runs"]}
+
+
+def measured(run: Run, data: Path, folder: Path) -> dict[str, Any]:
+    """What the run's process printed. Raises CalledProcessError where it failed: nothing is left out quietly."""
+    name = f"{run.set}-{run.method}-{run.bits}-{run.seed}{'-few' if run.few else ''}.npz".replace(" ", "_")
+    command = [sys.executable, str(Path(__file__).parent / "measure.py"), str(data), str(folder / name)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, json.dumps(asdict(run))], stdout=subprocess.PIPE, check=True, env=one_thread)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def note(result: dict[str, Any]) -> None:
+    """Adds a run to the results."""
+    known = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    RESULTS.write_text(json.dumps({"machine": describe_machine(), "runs": [*known, result]}, indent=1) + "\n")
+    run = " ".join(str(result[name]) for name in asdict(Run("", "")))
+    print(f"{run}: macro P@10 {result['hamming']['precision']:.3f}, {result['cpu_s']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
