@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def test_an_image_does_not_depend_on_its_neighbours(encoder: Encoder) -> None:
     assert together.shape == (70, 36)
     alone = np.concatenate([encoder.logits(array) for array in arrays])
     assert np.abs(together - alone).max() < 1e-4 * together.std()
+
+
+def test_a_mirrored_models_codes_are_of_the_image_and_its_mirror_image(encoder: Encoder) -> None:
+    plain = encoder.description
+    description = dataclasses.replace(plain, preprocessing=dataclasses.replace(plain.preprocessing, mirrored=True))
+    mirrored = Encoder(encoder.tensors, description, "cpu")
+    assert mirrored.model_id != encoder.model_id
+    images = [draw_image(number) for number in range(3)]
+    turned = [image[:, ::-1] for image in images]
+    assert np.array_equal(mirrored.logits(images), (encoder.logits(images) + encoder.logits(turned)) / 2)
+    assert mirrored.encode(images) == mirrored.encode(turned)
 
 
 def test_grey_and_small_images_are_taken(encoder: Encoder) -> None:

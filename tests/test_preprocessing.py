@@ -130,7 +130,9 @@ def test_unusable_parameters_are_refused(values: dict[str, object], error: type[
 
 
 def test_parameters_survive_json() -> None:
-    preprocessing = Preprocessing(128, "stretch", "BGR", (1.5, 2.5, 3.5), (4.0, 5.0, 6.0))
-    again = Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict())))
-    assert again == preprocessing
-    assert hash(again) == hash(preprocessing)
+    for mirrored in (False, True):
+        preprocessing = Preprocessing(128, "stretch", "BGR", (1.5, 2.5, 3.5), (4.0, 5.0, 6.0), mirrored=mirrored)
+        again = Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict())))
+        assert again == preprocessing
+        assert hash(again) == hash(preprocessing)
+        assert ("mirrored" in preprocessing.to_dict()) == mirrored  # models from before it keep their identity

@@ -102,9 +102,10 @@ def nearest_by_l2(database: Floats, queries: Floats) -> AnyArray:
 
 def reranked(database: Codes, queries: Codes, logits: Floats) -> AnyArray:
     """int64 [q, K]: of the first DEPTH rows by Hamming distance, those with the largest sum of agreeing logits."""
-    rows = FlatIndex(database).search(queries, DEPTH).dense(DEPTH)[0]
-    signs = 2.0 * database.to_bits()[rows] - 1  # [q, DEPTH, bits]
-    order = np.argsort(-(signs * logits[:, None]).sum(axis=2), axis=1, kind="stable")
+    depth = min(DEPTH, database.n_codes)
+    rows = FlatIndex(database).search(queries, depth).dense(depth)[0]
+    signs = 2.0 * database.to_bits()[rows] - 1  # [q, depth, bits]
+    order = np.argsort(-(signs * logits[:, None].astype(np.float64)).sum(axis=2), axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1)[:, :K]
 
 

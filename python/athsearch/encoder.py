@@ -113,6 +113,12 @@ class Encoder:
 
     def logits_of_squares(self, squares: Square) -> Floats:
         """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, bits]."""
+        logits = self._logits_as_shown(squares)
+        if self.description.preprocessing.mirrored:
+            logits = (logits + self._logits_as_shown(squares[:, :, ::-1])) / np.float32(2)
+        return logits
+
+    def _logits_as_shown(self, squares: Square) -> Floats:
         if self._on_cpu is not None:
             return self._on_cpu.run(np.ascontiguousarray(squares), n_processors())
         return self._forward(squares, "logits")

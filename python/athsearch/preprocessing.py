@@ -29,6 +29,7 @@ class Preprocessing:
     mean, std: per channel, of values in 0..255, in the order of `channels`: out = (value - mean) / std.
     draft: whether large JPEGs are decoded at a half, a quarter or an eighth of their size, quickly, as long as no side
     gets shorter than one and a half times `size`.
+    mirrored: whether an image's logits are the mean over itself and its mirror image, left for right. Twice the work.
     """
 
     size: int = 96
@@ -37,6 +38,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (63.75, 63.75, 63.75)
     draft: bool = True
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if type(self.size) is not int:
@@ -49,8 +51,9 @@ class Preprocessing:
             raise ValueError(f"fit must be 'pad' or 'stretch', got {self.fit!r}")
         if self.channels not in ("RGB", "BGR"):
             raise ValueError(f"channels must be 'RGB' or 'BGR', got {self.channels!r}")
-        if type(self.draft) is not bool:
-            raise TypeError(f"draft must be a bool, got {self.draft!r}")
+        for name in ("draft", "mirrored"):
+            if type(getattr(self, name)) is not bool:
+                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         usable = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, self.mean + self.std))
@@ -108,8 +111,11 @@ class Preprocessing:
         return batch.reshape(batch.shape[1:])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the weights file."""
-        return asdict(self)
+        """Plain values, for the weights file. `mirrored` only where it is so: older models keep their identity."""
+        values = asdict(self)
+        if not self.mirrored:
+            del values["mirrored"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:

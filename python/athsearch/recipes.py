@@ -21,7 +21,8 @@ class TrainingSettings:
     lr, schedule: Adam's rate, "constant" or "cosine" (with a short rise before). weight_decay: decoupled.
     average: decay of the running mean of weights, which is what is kept; 0 keeps the weights themselves.
     flips: "auto" (both ways, but for grey images, radiographs most likely, left to right only), "both", "horizontal"
-    or "none". augment: whether images are varied at all.
+    or "none". augment: whether images are varied at all. Where they are flipped, a code is made of an image and its
+    mirror image (not where scaling is "raw").
     validation_share: of the training images, held out where the source has no "val" split, to choose the epoch whose
     weights are kept; 0 holds none out and keeps the epoch with the lowest training loss.
     Raises ValueError for values that cannot be.
@@ -71,7 +72,7 @@ class TrainingSettings:
         """How images become the network's input."""
         if self.scaling == "raw":
             return Preprocessing(self.size, "stretch", "BGR", draft=False, mean=(0, 0, 0), std=(1, 1, 1))
-        return Preprocessing(self.size)
+        return Preprocessing(self.size, mirrored=self.flips != "none")
 
 
 RECIPES: dict[str, TrainingSettings] = {
