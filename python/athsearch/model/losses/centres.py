@@ -24,7 +24,7 @@ class _ToCentres(Loss):
 
 
 class CSQ(_ToCentres):
-    """Central similarity quantisation (Yuan, Wang, Zhang, Tay, Jie, Liu, Feng, CVPR 2020, equations 4 and 6).
+    """Central similarity quantisation (Yuan, Wang, Zhang, Tay, Jie, Liu, Feng, CVPR 2020).
 
     With u the logits, h = tanh u, c the class's centre of +1 and -1:
         L_centre = mean over bits of the binary cross-entropy of (1 + h)/2 against (1 + c)/2
@@ -44,7 +44,7 @@ class CSQ(_ToCentres):
 
 
 class DPN(_ToCentres):
-    """Deep polarised network (Fan, Ng, Ju, Zhang, Liu, Chan, IJCAI 2020, equation 3), a hinge for every bit.
+    """Deep polarised network (Fan, Ng, Ju, Zhang, Liu, Chan, IJCAI 2020), a hinge for every bit.
 
     With u the logits, c the class's centre of +1 and -1, m = 1: L_centre = mean over bits of max(0, m - u c)
     """
@@ -58,7 +58,7 @@ class DPN(_ToCentres):
 
 
 class OrthoHash(_ToCentres):
-    """One loss for all (Hoe, Ng, Zhang, Chan, Song, Xiang, NeurIPS 2021, equation 5): a margin softmax of cosines.
+    """One loss for all (Hoe, Ng, Zhang, Chan, Song, Xiang, NeurIPS 2021): a margin softmax of cosines.
 
     With u the logits, c_j the centres, s = 8, m = 0.2:
         L_centre = CE(s (cos(u, c_j) - m [j = y]))

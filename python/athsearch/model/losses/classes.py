@@ -20,7 +20,7 @@ class CrossEntropy(Loss):
 
 
 class GreedyHash(Loss):
-    """GreedyHash (Su, Zhang, Han, Tian, NeurIPS 2018, equations 6 to 9): cross-entropy of a class layer on the signs.
+    """GreedyHash (Su, Zhang, Han, Tian, NeurIPS 2018): cross-entropy of a class layer on the signs.
 
     With u the logits and W this loss's own class layer:
         L_class = CE(W sign u), whose gradient goes to u as if there were no sign

@@ -11,7 +11,7 @@ from .base import Loss, mean_over, pairs_of, squared_distances
 
 
 class Contrastive(Loss):
-    """Deep supervised hashing (Liu, Wang, Shan, Chen, CVPR 2016, equation 4), a contrastive loss with relaxed codes.
+    """Deep supervised hashing (Liu, Wang, Shan, Chen, CVPR 2016), a contrastive loss with relaxed codes.
 
     With u the logits, s = 1 for a pair of one class and else 0, m = 2 bits, over all pairs of a batch:
         L_pair = mean of s |u_i - u_j|^2 / 2 + (1 - s) max(m - |u_i - u_j|^2, 0) / 2
@@ -32,7 +32,7 @@ class Contrastive(Loss):
 
 
 class DPSH(Loss):
-    """Deep pairwise-supervised hashing (Li, Wang, Kang, IJCAI 2016, equation 3).
+    """Deep pairwise-supervised hashing (Li, Wang, Kang, IJCAI 2016).
 
     With u the logits, theta = u_i . u_j / 2, s = 1 for a pair of one class and else 0, over all pairs of a batch:
         L_pair = mean of log(1 + e^theta) - s theta
@@ -53,10 +53,11 @@ class DPSH(Loss):
 
 
 class HashNet(Loss):
-    """HashNet (Cao, Long, Wang, Yu, ICCV 2017, equations 4 and 7): weighted pairs, and a tanh that becomes a sign.
+    """HashNet (Cao, Long, Wang, Yu, ICCV 2017): weighted pairs, and a tanh that becomes a sign.
 
-    With h = tanh(beta u), beta from 1 to 10 as the training goes on (the square root of 1 + 99 progress),
-    theta = 10/bits h_i . h_j, s = 1 for a pair of one class and else 0, over all pairs of a batch:
+    With h = tanh(beta u), beta from 1 to 10 as the training goes on (the square root of 1 + 99 progress; the paper
+    raises it stage by stage), theta = 10/bits h_i . h_j (the paper leaves the factor, below 1, to be chosen),
+    s = 1 for a pair of one class and else 0, over all pairs of a batch:
         L_pair = mean of w (log(1 + e^theta) - s theta)
     where w makes the pairs of one class weigh as much as the others: n / n_same for the former, n / n_different else.
     """
@@ -71,7 +72,7 @@ class HashNet(Loss):
 
 
 class DCH(Loss):
-    """Deep Cauchy hashing (Cao, Long, Liu, Wang, CVPR 2018, equations 7 and 8): near pairs count most.
+    """Deep Cauchy hashing (Cao, Long, Liu, Wang, CVPR 2018): near pairs count most.
 
     With u the logits, d = bits/2 (1 - cos(u_i, u_j)), gamma = 20, over all pairs of a batch, weighted as in HashNet:
         L_pair = mean over pairs of one class of log(1 + d/gamma) + mean over the others of log(1 + gamma/d)

@@ -56,7 +56,7 @@ class BatchTripletCrossEntropy(Loss):
 
 
 class DTSH(Loss):
-    """Deep triplet-supervised hashing (Wang, Shi, Kitani, ACCV 2016, equation 7).
+    """Deep triplet-supervised hashing (Wang, Shi, Kitani, ACCV 2016).
 
     With u the logits, theta = u_i . u_j / 2, m = bits/2, over all triplets of a batch:
         L_triplet = mean of log(1 + e^-(theta_ap - theta_an - m))
