@@ -121,6 +121,7 @@ def test_other_arrays_are_refused_with_what_came(pixels: AnyArray, error: type[E
         ({"std": (1.0, 2.0, float("nan"))}, ValueError),
         ({"mean": (1.0, 2.0, float("inf"))}, ValueError),
         ({"mean": ("a", "b", "c")}, ValueError),
+        ({"mirrors": True}, ValueError),
         ({"colour": 1}, TypeError),
     ],
 )
@@ -130,9 +131,11 @@ def test_unusable_parameters_are_refused(values: dict[str, object], error: type[
 
 
 def test_parameters_survive_json() -> None:
-    for mirrored in (False, True):
-        preprocessing = Preprocessing(128, "stretch", "BGR", (1.5, 2.5, 3.5), (4.0, 5.0, 6.0), mirrored=mirrored)
+    for mirrors in ("none", "horizontal", "both"):
+        preprocessing = Preprocessing(128, "stretch", "BGR", (1.5, 2.5, 3.5), (4.0, 5.0, 6.0), mirrors=mirrors)
         again = Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict())))
         assert again == preprocessing
         assert hash(again) == hash(preprocessing)
-        assert ("mirrored" in preprocessing.to_dict()) == mirrored  # models from before it keep their identity
+        assert ("mirrors" in preprocessing.to_dict()) == (
+            mirrors != "none"
+        )  # models from before it keep their identity

@@ -49,9 +49,14 @@ def main() -> None:
     logits = encoder.logits(database), encoder.logits(queries)
     np.savez_compressed(kept, database=logits[0], queries=logits[1], labels=labels[0], query_labels=labels[1])
     best = reports[reports[-1].best_epoch - 1]
+    plain = replace(encoder.description, preprocessing=replace(encoder.description.preprocessing, mirrors="none"))
+    alone = Encoder(encoder.tensors, plain, "cpu")
     result: dict[str, Any] = {
         **asdict(run),
         **scores(logits, labels),
+        "without_mirror_images": scores((alone.logits(database), alone.logits(queries)), labels)["hamming"][
+            "precision"
+        ],
         "validation": best.validation,
         "best_epoch": best.epoch,
         "n_epochs": len(reports),

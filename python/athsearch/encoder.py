@@ -113,12 +113,10 @@ class Encoder:
 
     def logits_of_squares(self, squares: Square) -> Floats:
         """squares: uint8 [B, size, size, 3], one batch. Returns float32 [B, bits]."""
-        logits = self._logits_as_shown(squares)
-        if self.description.preprocessing.mirrored:
-            logits = (logits + self._logits_as_shown(squares[:, :, ::-1])) / np.float32(2)
-        return logits
+        first, *others = map(self._logits_of_view, self.description.preprocessing.views(squares))
+        return sum(others, first) / np.float32(1 + len(others))
 
-    def _logits_as_shown(self, squares: Square) -> Floats:
+    def _logits_of_view(self, squares: Square) -> Floats:
         if self._on_cpu is not None:
             return self._on_cpu.run(np.ascontiguousarray(squares), n_processors())
         return self._forward(squares, "logits")

@@ -29,7 +29,8 @@ class Preprocessing:
     mean, std: per channel, of values in 0..255, in the order of `channels`: out = (value - mean) / std.
     draft: whether large JPEGs are decoded at a half, a quarter or an eighth of their size, quickly, as long as no side
     gets shorter than one and a half times `size`.
-    mirrored: whether an image's logits are the mean over itself and its mirror image, left for right. Twice the work.
+    mirrors: an image's logits are means over itself and its mirror images: "none", "horizontal" (left for right) or
+    "both" (upside down too: four images, four times the work).
     """
 
     size: int = 96
@@ -38,7 +39,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (63.75, 63.75, 63.75)
     draft: bool = True
-    mirrored: bool = False
+    mirrors: str = "none"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int:
@@ -51,9 +52,10 @@ class Preprocessing:
             raise ValueError(f"fit must be 'pad' or 'stretch', got {self.fit!r}")
         if self.channels not in ("RGB", "BGR"):
             raise ValueError(f"channels must be 'RGB' or 'BGR', got {self.channels!r}")
-        for name in ("draft", "mirrored"):
-            if type(getattr(self, name)) is not bool:
-                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
+        if type(self.draft) is not bool:
+            raise TypeError(f"draft must be a bool, got {self.draft!r}")
+        if self.mirrors not in ("none", "horizontal", "both"):
+            raise ValueError(f"mirrors must be 'none', 'horizontal' or 'both', got {self.mirrors!r}")
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         usable = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, self.mean + self.std))
@@ -94,6 +96,15 @@ class Preprocessing:
         out[top : top + height_to, left : left + width_to] = resized[..., None] if resized.ndim == 2 else resized
         return out
 
+    def views(self, squares: Square) -> list[Square]:
+        """squares: uint8 [B, size, size, 3]. Returns them and their mirror images, 1, 2 or 4 arrays of that shape."""
+        views = [squares]
+        if self.mirrors != "none":
+            views.append(squares[:, :, ::-1])
+        if self.mirrors == "both":
+            views += [view[:, ::-1] for view in views]
+        return views
+
     def normalise(self, squares: Square) -> Floats:
         """squares: uint8 [B, size, size, 3] (RGB). Returns float32 [B, 3, size, size], contiguous."""
         normal = self.normalise_values(squares[..., ::-1] if self.channels == "BGR" else squares)
@@ -111,10 +122,10 @@ class Preprocessing:
         return batch.reshape(batch.shape[1:])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the weights file. `mirrored` only where it is so: older models keep their identity."""
+        """Plain values, for the weights file. `mirrors` only where there are some: older models keep their identity."""
         values = asdict(self)
-        if not self.mirrored:
-            del values["mirrored"]
+        if self.mirrors == "none":
+            del values["mirrors"]
         return values
 
     @classmethod

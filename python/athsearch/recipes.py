@@ -21,8 +21,7 @@ class TrainingSettings:
     lr, schedule: Adam's rate, "constant" or "cosine" (with a short rise before). weight_decay: decoupled.
     average: decay of the running mean of weights, which is what is kept; 0 keeps the weights themselves.
     flips: "auto" (both ways, but for grey images, radiographs most likely, left to right only), "both", "horizontal"
-    or "none". augment: whether images are varied at all. Where they are flipped, a code is made of an image and its
-    mirror image (not where scaling is "raw").
+    or "none"; a code is later made of an image and those mirror images. augment: whether images are varied at all.
     validation_share: of the training images, held out where the source has no "val" split, to choose the epoch whose
     weights are kept; 0 holds none out and keeps the epoch with the lowest training loss.
     Raises ValueError for values that cannot be.
@@ -69,10 +68,10 @@ class TrainingSettings:
         self.preprocessing()
 
     def preprocessing(self) -> Preprocessing:
-        """How images become the network's input."""
+        """How images become the network's input, but for the mirror images, which may depend on the images."""
         if self.scaling == "raw":
             return Preprocessing(self.size, "stretch", "BGR", draft=False, mean=(0, 0, 0), std=(1, 1, 1))
-        return Preprocessing(self.size, mirrored=self.flips != "none")
+        return Preprocessing(self.size)
 
 
 RECIPES: dict[str, TrainingSettings] = {

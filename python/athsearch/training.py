@@ -139,11 +139,11 @@ class _Training:
         self.classes = np.array([numbers[label] for label in self.labels], np.int64)
         self.n_unreadable = pictures.n_unreadable + (validation.n_unreadable if validation else 0)
         self.validation = _Validation(pictures, validation, settings.seed) if validation else None
-        self.preprocessing = settings.preprocessing()
         self.flips = settings.flips
         self.grey = is_grey(self.squares)
         if self.flips == "auto":
             self.flips = "horizontal" if self.grey else "both"
+        self.preprocessing = dataclasses.replace(settings.preprocessing(), mirrors=self.flips)
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
