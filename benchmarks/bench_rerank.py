@@ -71,7 +71,8 @@ def measure(
         asked = Reranking.checked("asymmetric", logits, depth, queries, count_ties=False)
         if asked is None:
             raise RuntimeError("nothing is re-ranked")
-        return asked.search(lambda *_: (nearest, database.words[nearest.ids]), queries, K, len(database), threads=1)
+        codes = np.take(database.words, nearest.ids, axis=0)
+        return asked.search(lambda *_: (nearest, codes), queries, K, len(database), threads=1)
 
     contenders: dict[str, Callable[[], object]] = {
         "search": search,

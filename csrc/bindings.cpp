@@ -57,6 +57,7 @@ class Segments {
               std::vector<uint64_t>* codes) const {
     Found found = athsearch::top_k(database_, queries, k, options, n_ties);
     if (codes == nullptr) return found;
+    codes->reserve(found.hits.size() * n_words());
     const athsearch::RowCodes of_rows(database_);
     for (const athsearch::Hit hit : found.hits) append_code(of_rows[athsearch::hit_row(hit)], n_words(), *codes);
     return found;
@@ -146,6 +147,7 @@ class Sorted {
  private:
   // The codes of an answer's hits; those of sorted rows are the first hits of `of_sorted`, in its order.
   void append_codes(const Found& found, const Found& of_sorted, std::vector<uint64_t>& codes) const {
+    codes.reserve(found.hits.size() * n_words());
     const athsearch::RowCodes sorted(codes_.searched());
     const athsearch::RowCodes added(added_database_ ? *added_database_ : codes_.searched());
     for (size_t q = 0; q + 1 < found.offsets.size(); ++q) {
@@ -277,9 +279,8 @@ py::tuple rerank(const WordArray& codes, const OffsetArray& offsets, const Weigh
   const int64_t* begins = offsets.data();
   if (begins[0] != 0 || begins[n_queries] != codes.shape(0) || !std::is_sorted(begins, begins + n_queries + 1))
     throw py::value_error("offsets must ascend from 0 to the number of codes");
-  const Options options{nullptr, nullptr, threads, is_interrupted};
   const athsearch::Reranked reranked =
-      run([&] { return athsearch::rerank({words, begins, n_queries, n_bits}, weights.data(), k, options); });
+      run([&] { return athsearch::rerank({words, begins, n_queries, n_bits}, weights.data(), k, threads); });
   return py::make_tuple(to_array(reranked.offsets), to_array(reranked.places), to_array(reranked.scores));
 }
 

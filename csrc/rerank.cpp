@@ -12,18 +12,17 @@
 #include "rerank.h"
 
 #include <algorithm>
-#include <atomic>
 
-#include "blocks.h"
+#include "partition.h"
 
 namespace athsearch {
 
 namespace {
 
-constexpr size_t kValues = 256;               // of a byte
-constexpr unsigned kPlaceBits = 36;           // of a key
-constexpr int32_t kLargestScore = 1 << 27;    // no score reaches it
-constexpr uint64_t kWorkPerFetch = 1u << 15;  // look-ups, before a thread fetches its next queries
+constexpr size_t kValues = 256;                 // of a byte
+constexpr unsigned kPlaceBits = 36;             // of a key
+constexpr int32_t kLargestScore = 1 << 27;      // no score reaches it
+constexpr uint64_t kLookUpsPerTask = 1u << 15;  // which take longer than a thread takes to wake
 
 // tables[256 b + v]: the sum of byte b's bits' weights, those of bits that are 0 in v counted negative. Bits past the
 // code's end weigh nothing.
@@ -97,8 +96,8 @@ const uint64_t* RowCodes::operator[](uint64_t row) const {
   return database_.segments[number].words + (row - first_rows_[number]) * database_.n_words();
 }
 
-Reranked rerank(const Candidates& candidates, const int16_t* weights, uint64_t k, const Options& options) {
-  const size_t n_queries = candidates.n_queries, n_words = (candidates.n_bits + 63) / 64;
+Reranked rerank(const Candidates& candidates, const int16_t* weights, uint64_t k, unsigned threads) {
+  const size_t n_queries = candidates.n_queries, n_bits = candidates.n_bits, n_words = (n_bits + 63) / 64;
   const int64_t* const offsets = candidates.offsets;
   Reranked reranked;
   reranked.offsets.push_back(0);
@@ -108,30 +107,18 @@ Reranked rerank(const Candidates& candidates, const int16_t* weights, uint64_t k
   }
   reranked.places.resize(static_cast<size_t>(reranked.offsets.back()));
   reranked.scores.resize(reranked.places.size());
-  if (n_queries == 0) return reranked;
 
-  const uint64_t n_rows = static_cast<uint64_t>(offsets[n_queries]) + kValues * n_queries;  // of look-ups, or as long
-  const uint64_t work = std::max<uint64_t>(1, n_rows / n_queries * ((candidates.n_bits + 7) / 8));
-  const uint64_t n_fetched = std::max<uint64_t>(1, kWorkPerFetch / work);
-  const uint64_t n_useful = std::min<uint64_t>(std::max(options.threads, 1u), (n_queries + n_fetched - 1) / n_fetched);
-  std::atomic<uint64_t> next{0};
-  std::atomic<bool> is_stopped{false};
-  run_parallel(static_cast<unsigned>(n_useful), [&](unsigned thread) {
-    Reranker reranker(candidates.n_bits);
-    Interruptions interruptions(options);
-    for (;;) {
-      const uint64_t begin = next.fetch_add(n_fetched, std::memory_order_relaxed);
-      if (begin >= n_queries || is_stopped.load(std::memory_order_relaxed)) return;
-      for (uint64_t q = begin; q < std::min<uint64_t>(begin + n_fetched, n_queries); ++q) {
-        const int64_t first = offsets[q], to = reranked.offsets[q];
-        reranker.rerank(candidates.words + static_cast<uint64_t>(first) * n_words,
-                        static_cast<size_t>(offsets[q + 1] - first), weights + q * candidates.n_bits,
-                        static_cast<size_t>(reranked.offsets[q + 1] - to), first, reranked.places.data() + to,
-                        reranked.scores.data() + to);
-      }
-      if (thread != 0 || !interruptions.is_told()) continue;
-      is_stopped.store(true, std::memory_order_relaxed);
-      throw Interrupted();
+  const uint64_t n_codes = static_cast<uint64_t>(offsets[n_queries]) + kValues * n_queries;  // tables count like codes
+  const uint64_t n_looked_up = n_codes * ((n_bits + 7) / 8);
+  const size_t n_at_once = std::max<uint64_t>(1, kLookUpsPerTask * n_queries / std::max<uint64_t>(1, n_looked_up));
+  for_each_task((n_queries + n_at_once - 1) / n_at_once, threads, nullptr, [&](size_t task) {
+    Reranker reranker(n_bits);
+    for (size_t q = task * n_at_once; q < std::min((task + 1) * n_at_once, n_queries); ++q) {
+      const int64_t first = offsets[q], to = reranked.offsets[q];
+      reranker.rerank(candidates.words + static_cast<size_t>(first) * n_words,
+                      static_cast<size_t>(offsets[q + 1] - first), weights + q * n_bits,
+                      static_cast<size_t>(reranked.offsets[q + 1] - to), first, reranked.places.data() + to,
+                      reranked.scores.data() + to);
     }
   });
   return reranked;

@@ -38,8 +38,8 @@ struct Reranked {
 
 // The first k candidates of each query, or all if there are fewer, ordered by (score descending, distance, row). A
 // score is the sum over bits of the query's weight, or minus it where the stored bit is 0: an integer, and below 2^27
-// for 4096 bits, the most there are. weights: row-major [n_queries, n_bits], none -32768. Of the options, threads and
-// is_interrupted matter. Throws Interrupted.
-Reranked rerank(const Candidates& candidates, const int16_t* weights, uint64_t k, const Options& options);
+// for 4096 bits, the most there are. weights: row-major [n_queries, n_bits], none -32768. Takes tens of milliseconds
+// for a million candidates and asks nobody whether to go on.
+Reranked rerank(const Candidates& candidates, const int16_t* weights, uint64_t k, unsigned threads);
 
 }  // namespace athsearch

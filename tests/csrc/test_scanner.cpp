@@ -246,9 +246,8 @@ static bool check_rerank(size_t n_bits, size_t n_queries, unsigned threads) {
   const int sizes[] = {32767, 1, 0};
   for (int16_t& weight : weights) weight = static_cast<int16_t>(sizes[random() % 3] * (random() % 2 ? 1 : -1));
   if (n_queries > 0) std::fill_n(weights.begin(), n_bits, static_cast<int16_t>(-32767));
-  const Options options{nullptr, nullptr, threads, nullptr};
   for (const uint64_t k : {uint64_t{1}, uint64_t{20}, ~uint64_t{0}}) {
-    const Reranked found = rerank({codes.data(), offsets.data(), n_queries, n_bits}, weights.data(), k, options);
+    const Reranked found = rerank({codes.data(), offsets.data(), n_queries, n_bits}, weights.data(), k, threads);
     std::vector<int64_t> expected_offsets = {0};
     std::vector<std::pair<int64_t, int64_t>> expected;  // (-score, place)
     for (size_t q = 0; q < n_queries; ++q) {

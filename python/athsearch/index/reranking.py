@@ -73,12 +73,11 @@ def quantised(logits: Floats) -> Weights:
     Computed in double precision, halves rounded to even, so that it is the same on every machine. Raises ValueError
     where a logit is not finite.
     """
-    if not np.isfinite(logits).all():
+    largest = np.abs(logits).max(axis=1, keepdims=True).astype(np.float64)
+    if not np.isfinite(largest).all():
         raise ValueError("logits hold NaN or infinity, which cannot be quantised")
-    values = logits.astype(np.float64)
-    largest = np.abs(values).max(axis=1, keepdims=True)
     largest[largest == 0] = 1
-    weights: Weights = np.rint(values * (LARGEST_WEIGHT / largest)).astype(np.int16)
+    weights: Weights = np.rint(logits * (LARGEST_WEIGHT / largest)).astype(np.int16)
     return weights
 
 
