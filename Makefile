@@ -32,14 +32,15 @@ sanitize: .venv/dev.stamp
 neon:
 	mkdir -p build
 	aarch64-linux-gnu-g++ -std=c++17 -O2 -pthread -static tests/csrc/test_scanner.cpp csrc/scanner.cpp \
-	    csrc/distinct.cpp csrc/group.cpp csrc/multi_index.cpp csrc/pool.cpp csrc/kernels/scalar.cpp \
-	    csrc/kernels/neon.cpp -o build/test_scanner_neon
+	    csrc/distinct.cpp csrc/group.cpp csrc/multi_index.cpp csrc/rerank.cpp csrc/pool.cpp \
+	    csrc/kernels/scalar.cpp csrc/kernels/neon.cpp -o build/test_scanner_neon
 	qemu-aarch64 build/test_scanner_neon
 
 # Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.
 bench: .venv/bench.stamp build/limits
 	$(BIN)/python benchmarks/bench_scan.py --limits build/limits
 	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/bench_rerank.py
 	$(BIN)/python benchmarks/bench_encode.py
 	$(BIN)/python benchmarks/bench_end_to_end.py
 

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 #include "gil.h"
 #include "multi_index.h"
 #include "registry.h"
+#include "rerank.h"
 #include "scanner.h"
 
 namespace py = pybind11;
@@ -32,6 +34,10 @@ const uint64_t* checked_words(const WordArray& array, const char* what, size_t n
   return array.data();
 }
 
+void append_code(const uint64_t* code, size_t n_words, std::vector<uint64_t>& codes) {
+  codes.insert(codes.end(), code, code + n_words);
+}
+
 // Segments that were checked once, and are kept alive.
 class Segments {
  public:
@@ -46,8 +52,15 @@ class Segments {
   size_t n_words() const { return database_.n_words(); }
   uint64_t n_rows() const { return database_.n_rows(); }
 
-  Found top_k(const Queries& queries, uint64_t k, const Options& options, std::vector<int64_t>* n_ties) const {
-    return athsearch::top_k(database_, queries, k, options, n_ties);
+  // codes, where given, gets the words of the hits' codes, row-major [n_hits, n_words].
+  Found top_k(const Queries& queries, uint64_t k, const Options& options, std::vector<int64_t>* n_ties,
+              std::vector<uint64_t>* codes) const {
+    Found found = athsearch::top_k(database_, queries, k, options, n_ties);
+    if (codes == nullptr) return found;
+    codes->reserve(found.hits.size() * n_words());
+    const athsearch::RowCodes of_rows(database_);
+    for (const athsearch::Hit hit : found.hits) append_code(of_rows[athsearch::hit_row(hit)], n_words(), *codes);
+    return found;
   }
   Found within(const Queries& queries, uint64_t radius, const Options& options) const {
     return athsearch::within(database_, queries, radius, options);
@@ -105,15 +118,22 @@ class Sorted {
   size_t n_words() const { return codes_.n_words(); }
   uint64_t n_rows() const { return index_.postings.n_rows + (added_ ? added_->n_rows() : 0); }
 
-  Found top_k(const Queries& queries, uint64_t k, const Options& options, std::vector<int64_t>* n_ties) const {
+  Found top_k(const Queries& queries, uint64_t k, Options options, std::vector<int64_t>* n_ties,
+              std::vector<uint64_t>* codes) const {
+    options.wants_codes = codes != nullptr && offsets_;
     std::vector<int64_t> ties, added_ties;
-    std::vector<int64_t>* of_sorted = n_ties == nullptr ? nullptr : added_database_ ? &ties : n_ties;
-    Found found = index_.tables.empty() ? athsearch::top_k(index_.postings, queries, k, options, of_sorted)
-                                        : athsearch::top_k(index_, queries, k, options, of_sorted);
-    if (!added_database_) return found;
+    std::vector<int64_t>* sorted_ties = n_ties == nullptr ? nullptr : added_database_ ? &ties : n_ties;
+    Found of_sorted = index_.tables.empty() ? athsearch::top_k(index_.postings, queries, k, options, sorted_ties)
+                                            : athsearch::top_k(index_, queries, k, options, sorted_ties);
+    if (!added_database_) {
+      if (codes != nullptr) append_codes(of_sorted, of_sorted, *codes);
+      return of_sorted;
+    }
     const Found of_added =
         athsearch::top_k(*added_database_, queries, k, options, n_ties == nullptr ? nullptr : &added_ties);
-    return athsearch::merged(found, ties, of_added, added_ties, k, n_ties);
+    Found found = athsearch::merged(of_sorted, ties, of_added, added_ties, k, n_ties);
+    if (codes != nullptr) append_codes(found, of_sorted, *codes);
+    return found;
   }
 
   Found within(const Queries& queries, uint64_t radius, const Options& options) const {
@@ -125,6 +145,23 @@ class Sorted {
   }
 
  private:
+  // The codes of an answer's hits; those of sorted rows are the first hits of `of_sorted`, in its order.
+  void append_codes(const Found& found, const Found& of_sorted, std::vector<uint64_t>& codes) const {
+    codes.reserve(found.hits.size() * n_words());
+    const athsearch::RowCodes sorted(codes_.searched());
+    const athsearch::RowCodes added(added_database_ ? *added_database_ : codes_.searched());
+    for (size_t q = 0; q + 1 < found.offsets.size(); ++q) {
+      auto place = static_cast<size_t>(of_sorted.offsets[q]);
+      for (int64_t i = found.offsets[q]; i < found.offsets[q + 1]; ++i) {
+        const uint64_t row = athsearch::hit_row(found.hits[static_cast<size_t>(i)]);
+        const uint64_t* code = row >= index_.postings.n_rows ? added[row]
+                               : offsets_                    ? sorted[of_sorted.codes[place++]]
+                                                             : sorted[row];
+        append_code(code, n_words(), codes);
+      }
+    }
+  }
+
   Segments codes_;
   std::optional<OffsetArray> offsets_;
   std::optional<NumberArray> rows_;
@@ -196,13 +233,19 @@ auto run(Work work) {
 
 template <class Searched>
 py::tuple top_k(const Searched& searched, const WordArray& queries, uint64_t k, const py::object& mask,
-                unsigned threads, const std::string& kernel, bool count_ties) {
+                unsigned threads, const std::string& kernel, bool count_ties, bool with_codes) {
   if (k < 1) throw py::value_error("k must be at least 1");
   const Arguments arguments(searched.n_words(), searched.n_rows(), queries, mask, threads, kernel);
   std::vector<int64_t> ties;
-  const Found found =
-      run([&] { return searched.top_k(arguments.queries, k, arguments.options, count_ties ? &ties : nullptr); });
-  return py::make_tuple(to_arrays(found), count_ties ? py::object(to_array(ties)) : py::none());
+  std::vector<uint64_t> codes;
+  const Found found = run([&] {
+    return searched.top_k(arguments.queries, k, arguments.options, count_ties ? &ties : nullptr,
+                          with_codes ? &codes : nullptr);
+  });
+  const auto n_words = static_cast<py::ssize_t>(searched.n_words());
+  const auto n_codes = static_cast<py::ssize_t>(codes.size()) / n_words;
+  return py::make_tuple(to_arrays(found), count_ties ? py::object(to_array(ties)) : py::none(),
+                        py::array_t<uint64_t>({n_codes, n_words}, codes.data()));
 }
 
 template <class Searched>
@@ -215,11 +258,30 @@ py::tuple within(const Searched& searched, const WordArray& queries, uint64_t ra
 template <class Searched>
 void define_searches(py::module_& module) {
   module.def("top_k", &top_k<Searched>, py::arg("searched"), py::arg("queries").noconvert(), py::arg("k"),
-             py::arg("mask"), py::arg("threads"), py::arg("kernel"), py::arg("count_ties"),
-             "((offsets, rows, distances), ties or None), hits ordered by (distance, row).");
+             py::arg("mask"), py::arg("threads"), py::arg("kernel"), py::arg("count_ties"), py::arg("with_codes"),
+             "((offsets, rows, distances), ties or None, codes uint64 [hits or 0, n_words]), hits ordered by "
+             "(distance, row).");
   module.def("within", &within<Searched>, py::arg("searched"), py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("mask"), py::arg("threads"), py::arg("kernel"),
              "(offsets, rows, distances), hits ordered by (distance, row).");
+}
+
+using WeightArray = py::array_t<int16_t, py::array::c_style>;
+
+// (offsets int64 [q + 1], places int64 [n], scores int32 [n])
+py::tuple rerank(const WordArray& codes, const OffsetArray& offsets, const WeightArray& weights, uint64_t k,
+                 unsigned threads) {
+  if (weights.ndim() != 2 || weights.shape(1) < 1) throw py::value_error("weights must be int16 [q, bits]");
+  const auto n_queries = static_cast<size_t>(weights.shape(0)), n_bits = static_cast<size_t>(weights.shape(1));
+  const uint64_t* words = checked_words(codes, "codes", (n_bits + 63) / 64);
+  if (offsets.ndim() != 1 || static_cast<size_t>(offsets.size()) != n_queries + 1)
+    throw py::value_error("offsets must be int64 [q + 1]");
+  const int64_t* begins = offsets.data();
+  if (begins[0] != 0 || begins[n_queries] != codes.shape(0) || !std::is_sorted(begins, begins + n_queries + 1))
+    throw py::value_error("offsets must ascend from 0 to the number of codes");
+  const athsearch::Reranked reranked =
+      run([&] { return athsearch::rerank({words, begins, n_queries, n_bits}, weights.data(), k, threads); });
+  return py::make_tuple(to_array(reranked.offsets), to_array(reranked.places), to_array(reranked.scores));
 }
 
 // An array that owns the buffer.
@@ -300,6 +362,9 @@ PYBIND11_MODULE(_scan, module) {
            py::arg("codes"), py::arg("offsets").noconvert(), py::arg("rows").noconvert(), py::arg("tables").noconvert(),
            py::arg("added"));
   define_searches<Sorted>(module);
+  module.def("rerank", &rerank, py::arg("codes").noconvert(), py::arg("offsets").noconvert(),
+             py::arg("weights").noconvert(), py::arg("k"), py::arg("threads"),
+             "(offsets, places, scores): the first k of each query's codes by (score descending, place).");
   module.def("group", &group, py::arg("segments"), py::arg("threads"),
              "(words uint64 [n_codes, n_words], offsets int64 [n_codes + 1], rows uint32 [n_rows]) for Sorted.");
   module.def("fill_table", &fill_table, py::arg("codes"), py::arg("first_bit"), py::arg("n_bits"),

@@ -70,7 +70,8 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
       std::vector<const NearestCodes*> nearest;
       for (const std::vector<NearestCodes>& per_query : best) nearest.push_back(&per_query[q]);
       if (interruptions.is_told()) throw Interrupted();
-      const int64_t n_tied = append_rows(postings, nearest, largest_distance, k, options.mask, found.hits);
+      const int64_t n_tied = append_rows(postings, nearest, largest_distance, k, options.mask, found.hits,
+                                         options.wants_codes ? &found.codes : nullptr);
       found.offsets.push_back(static_cast<int64_t>(found.hits.size()));
       if (n_ties != nullptr) n_ties->push_back(n_tied);
     }

@@ -36,7 +36,8 @@ struct Grouped {
 // Throws Interrupted.
 Grouped group(const Database& database, unsigned threads, bool (*is_interrupted)());
 
-// As the searches of a flat database; options.mask is about rows.
+// As the searches of a flat database; options.mask is about rows. Found::codes can be asked for where there are
+// offsets.
 Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const Options& options,
             std::vector<int64_t>* n_ties = nullptr);
 Found within(const Postings& postings, const Queries& queries, uint64_t radius, const Options& options);

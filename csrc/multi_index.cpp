@@ -179,6 +179,7 @@ double most_work(const MultiIndex& index, size_t n_queries, const Options& optio
 struct Answer {
   bool is_complete = false;  // false: a scan of all codes is cheaper
   std::vector<Hit> rows;
+  std::vector<uint32_t> codes;  // Found::codes of these rows
   int64_t n_ties = 0;
 };
 
@@ -216,7 +217,8 @@ class Search {
     if (!is_complete) return answer;
     std::vector<const NearestCodes*> nearest;
     for (const NearestCodes& of_thread : best) nearest.push_back(&of_thread);
-    answer.n_ties = append_rows(index_.postings, nearest, largest_distance, k, options_.mask, answer.rows);
+    answer.n_ties = append_rows(index_.postings, nearest, largest_distance, k, options_.mask, answer.rows,
+                                options_.wants_codes ? &answer.codes : nullptr);
     return answer;
   }
 
@@ -321,10 +323,13 @@ Found answer_all(const MultiIndex& index, const Queries& queries, const Options&
   for (Answer& answer : answers) {
     if (answer.is_complete) {
       found.hits.insert(found.hits.end(), answer.rows.begin(), answer.rows.end());
+      found.codes.insert(found.codes.end(), answer.codes.begin(), answer.codes.end());
       std::vector<Hit>().swap(answer.rows);
     } else {
-      found.hits.insert(found.hits.end(), scanned.hits.begin() + scanned.offsets[n_scanned],
-                        scanned.hits.begin() + scanned.offsets[n_scanned + 1]);
+      const int64_t begin = scanned.offsets[n_scanned], end = scanned.offsets[n_scanned + 1];
+      found.hits.insert(found.hits.end(), scanned.hits.begin() + begin, scanned.hits.begin() + end);
+      if (options.wants_codes)
+        found.codes.insert(found.codes.end(), scanned.codes.begin() + begin, scanned.codes.begin() + end);
       if (n_ties != nullptr) answer.n_ties = left_ties[n_scanned];
       ++n_scanned;
     }

@@ -97,9 +97,33 @@ class NearestCodes {
   size_t n_kept_ = 64;  // when to throw out those that have lost
 };
 
-// Appends the first k rows, ordered by (distance, row), and returns how many tie with the last.
+// Appends the numbers of the codes that an answer's rows carry. rows [n_rows]: the first by (distance, row) of those
+// that `nearest` and the mask leave. They are few, so each code's rows are looked up among them and nothing is kept on
+// the way.
+inline void append_codes(const Postings& postings, const std::vector<const NearestCodes*>& nearest, const Hit* rows,
+                         size_t n_rows, const uint64_t* mask, std::vector<uint32_t>& codes) {
+  if (n_rows == 0) return;
+  const size_t begin = codes.size();
+  codes.resize(begin + n_rows);
+  const Hit last = rows[n_rows - 1];
+  for (const NearestCodes* of_thread : nearest)
+    for (const Hit hit : of_thread->hits()) {
+      if (hit_distance(hit) > hit_distance(last)) continue;
+      for_each_row(postings, hit_row(hit), mask, [&](uint64_t row) {
+        const Hit wanted = make_hit(hit_distance(hit), row);
+        if (wanted > last) return false;
+        const auto place = static_cast<size_t>(std::lower_bound(rows, rows + n_rows, wanted) - rows);
+        codes[begin + place] = static_cast<uint32_t>(hit_row(hit));
+        return true;
+      });
+    }
+}
+
+// Appends the first k rows, ordered by (distance, row), and, where given, the numbers of their codes; returns how many
+// tie with the last.
 inline int64_t append_rows(const Postings& postings, const std::vector<const NearestCodes*>& nearest,
-                           uint64_t largest_distance, uint64_t k, const uint64_t* mask, std::vector<Hit>& rows) {
+                           uint64_t largest_distance, uint64_t k, const uint64_t* mask, std::vector<Hit>& rows,
+                           std::vector<uint32_t>* codes) {
   // The distance of the k-th row, and how many rows are nearer.
   uint64_t last = 0, n_nearer = 0, n_last = 0;
   for (uint64_t distance = 0; distance <= largest_distance && n_nearer + n_last < k; ++distance) {
@@ -137,6 +161,8 @@ inline int64_t append_rows(const Postings& postings, const std::vector<const Nea
   std::sort(rows.begin() + begin, rows.end());
   std::sort(ties.begin(), ties.end());
   rows.insert(rows.end(), ties.begin(), ties.begin() + static_cast<std::ptrdiff_t>(std::min(n_wanted, ties.size())));
+  if (codes != nullptr)
+    append_codes(postings, nearest, rows.data() + begin, rows.size() - static_cast<size_t>(begin), mask, *codes);
   return static_cast<int64_t>(n_last);
 }
 

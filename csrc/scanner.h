@@ -39,6 +39,7 @@ struct Options {
   uint64_t block_bytes = 24 * 1024;
   // How much of a scan's work a search with substrings may spend on buckets before it scans instead.
   double most_probing = 1;
+  bool wants_codes = false;  // Found::codes, of top_k over codes that rows share
 };
 
 // The search was given up because Options::is_interrupted said so.
@@ -48,6 +49,7 @@ struct Interrupted {};
 struct Found {
   std::vector<int64_t> offsets;
   std::vector<Hit> hits;
+  std::vector<uint32_t> codes{};  // the number of each hit's code in Postings::codes, where it was asked for
 };
 
 // The answers of two databases, each hit in one of them, as if they were one; ties are counted as top_k does, where

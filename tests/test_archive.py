@@ -37,6 +37,7 @@ from athsearch.errors import (
     SourceError,
 )
 from athsearch.evaluation import evaluate_archive
+from athsearch.index.reranking import quantised
 from conftest import draw_image
 
 
@@ -78,6 +79,31 @@ def test_search_by_image_code_and_id_agree(archive: Archive, encoder: Encoder) -
     assert by_image == archive.search(encoder.encode(draw_image(5)), exclude_same=())
     by_id = archive.search_case(6, k=12, exclude_same=())
     assert ids_of(by_id) == [id for id in ids_of(archive.search(draw_image(5), k=12, exclude_same=())) if id != 6]
+
+
+def test_an_image_reranks_by_its_logits(archive: Archive, encoder: Encoder) -> None:
+    image = draw_image(40)
+    weights = quantised(encoder.logits(image))[0].astype(int)
+    database = archive.database()
+    scores = dict(
+        zip(database.ids.tolist(), (np.where(database.codes.to_bits(), 1, -1) @ weights).tolist(), strict=True)
+    )
+    plain = archive.search(image, k=12)
+    assert {hit.score for hit in plain} == {None}
+    for k, depth in ((12, 1), (3, 5), (5, 12)):
+        first = [replace(hit, score=scores[hit.case.id]) for hit in plain[: max(k, depth)]]
+        ranked = sorted(first, key=lambda hit: (-(hit.score or 0), hit.distance, hit.case.id))[:k]
+        assert archive.search(image, k, rerank="asymmetric", depth=depth) == ranked
+        assert archive.search(image, k, kind="distinct", rerank="asymmetric", depth=depth) == ranked
+        assert ids_of(ranked) != ids_of(plain[:k])
+    some = archive.search(image, k=12, where="label = 'b'", rerank="asymmetric")
+    assert ids_of(some) == [id for id in ids_of(archive.search(image, k=12, rerank="asymmetric")) if id % 2 == 0]
+    for refused in (lambda: archive.search(encoder.encode(image), rerank="asymmetric"),
+                    lambda: archive.search_case(1, rerank="asymmetric")):  # fmt: skip
+        with pytest.raises(ValueError, match="re-ranking needs an image"):
+            refused()
+    with pytest.raises(ValueError, match="unknown re-ranking 'float'; known: asymmetric"):
+        archive.search(image, rerank="float")
 
 
 def test_where_is_an_expression_over_columns(archive: Archive) -> None:

@@ -92,6 +92,21 @@ def test_query_by_image_id_and_code_agree(run: Run, archive: Path, images: Path,
     assert len(run("query", archive, "--id", 3, "-k", 50, "--exclude-same", "label").out.splitlines()) == 1 + 10
 
 
+def test_query_shows_the_scores_it_reranks_by(run: Run, archive: Path, images: Path) -> None:
+    path = images / "train" / "a" / "1_left.png"
+    ranked = run("query", archive, path, "-k", 5, "--rerank", "asymmetric", "--depth", 20, "--json").json()
+    plain = run("query", archive, path, "-k", 5, "--json").json()
+    assert (ranked["rerank"], plain["rerank"]) == ("asymmetric", None)  # type: ignore[index]
+    assert {hit["score"] for hit in plain["hits"]} == {None}  # type: ignore[index]
+    with Archive.open(archive) as opened:
+        hits = opened.search(path, 5, rerank="asymmetric", depth=20)
+    facts = [(hit["id"], hit["distance"], hit["score"]) for hit in ranked["hits"]]  # type: ignore[index]
+    assert facts == [(hit.case.id, hit.distance, hit.score) for hit in hits]
+    table = run("query", archive, path, "-k", 5, "--rerank", "asymmetric").out.splitlines()
+    assert table[0].split() == ["rank", "distance", "score", "id", "label", "source"]
+    assert [line.split()[2] for line in table[1:]] == [str(hit.score) for hit in hits]
+
+
 def test_query_writes_a_contact_sheet(run: Run, archive: Path, images: Path, tmp_path: Path) -> None:
     whole = run("query", archive, "--id", 1, "-k", 12, "--sheet", tmp_path / "whole.png")
     gone = images / archive_case(archive, 1)
@@ -295,6 +310,10 @@ def test_wrong_usage_has_status_2(run: Run, archive: Path, images: Path, tmp_pat
         (("query", archive, "--id", 1, "--patient", "4"), "--patient goes with IMAGE"),
         (("query", archive, "--code", "zz"), "hexadecimal bytes of 36 bits"),
         (("query", archive, "--id", 1, "-k", 0), "-k"),
+        (("query", archive, "--id", 1, "--rerank", "asymmetric"), "re-ranking needs an image"),
+        (("query", archive, "--code", "0000000000", "--rerank", "asymmetric"), "re-ranking needs an image"),
+        (("query", archive, images / "test" / "a" / "4_left.png", "--depth", 5), "--depth goes with --rerank"),
+        (("query", archive, images / "test" / "a" / "4_left.png", "--rerank", "float"), "asymmetric"),
         (("index", tmp_path / "new", images), "give --weights to make it"),
         (("index", archive, images, "--patient-pattern", "("), "--patient-pattern"),
         (("index", archive, images, "--test-share", 0.5), "has splits of its own"),

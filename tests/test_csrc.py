@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SHARED = [
     ROOT / "tests/csrc/test_scanner.cpp",
-    *(ROOT / f"csrc/{name}.cpp" for name in ("scanner", "distinct", "group", "multi_index", "pool")),
+    *(ROOT / f"csrc/{name}.cpp" for name in ("scanner", "distinct", "group", "multi_index", "rerank", "pool")),
 ]
 KERNELS = [ROOT / f"csrc/kernels/{name}.cpp" for name in ("scalar", "avx2", "avx512_vpopcntdq")]
 

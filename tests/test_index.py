@@ -52,7 +52,7 @@ def answers(found: Neighbors) -> list[list[object]]:
 
 
 def assert_same(found: Neighbors, truth: Neighbors) -> None:
-    for field in ("offsets", "ids", "distances", "ties"):
+    for field in ("offsets", "ids", "distances", "ties", "scores"):
         assert np.array_equal(getattr(found, field), getattr(truth, field))
 
 
@@ -316,7 +316,7 @@ def test_damaged_sorted_arrays_are_found_out_when_they_are_used() -> None:
 
     def search(*arrays: Sequence[int]) -> list[int]:
         sorted_ = sorted_codes(*(list(array) for array in arrays))
-        return _scan.top_k(sorted_, query, 4, None, 1, "", False)[0][1].tolist()
+        return _scan.top_k(sorted_, query, 4, None, 1, "", False, False)[0][1].tolist()
 
     assert search([0, 1, 2, 4], [3, 0, 1, 2]) == [3, 0, 1, 2]
     for offsets, rows in (([0, 1, 2, 5], [3, 0, 1, 2]), ([0, 1, 1, 4], [3, 0, 1, 2]), ([0, 1, 2, 4], [3, 0, 1, 4])):

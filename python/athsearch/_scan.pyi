@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import Distances, Ids, Words
+from .types import Distances, Ids, Scores, Words
 
 def kernel_names() -> list[str]: ...
 def selected_kernel(name: str = "") -> str: ...
@@ -40,7 +40,8 @@ def top_k(
     threads: int,
     kernel: str,
     count_ties: bool,
-) -> tuple[tuple[Ids, Ids, Distances], Ids | None]: ...
+    with_codes: bool,
+) -> tuple[tuple[Ids, Ids, Distances], Ids | None, Words]: ...
 def within(
     searched: Segments | Sorted,
     queries: Words,
@@ -49,3 +50,4 @@ def within(
     threads: int,
     kernel: str,
 ) -> tuple[Ids, Ids, Distances]: ...
+def rerank(codes: Words, offsets: Ids, weights: NDArray[np.int16], k: int, threads: int) -> tuple[Ids, Ids, Scores]: ...

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Words: TypeAlias = NDArray[np.uint64]  # [n_codes, n_words], bit i of a code is bit i % 64 of word i // 64
 Ids: TypeAlias = NDArray[np.int64]
 Distances: TypeAlias = NDArray[np.int32]
+Scores: TypeAlias = NDArray[np.int32]
 Bools: TypeAlias = NDArray[np.bool_]
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]  # [H, W, 1 or 3]
 Square: TypeAlias = NDArray[np.uint8]  # [size, size, 3] or [B, size, size, 3]
@@ -31,13 +32,15 @@ class Neighbors:
 
     offsets: int64 [q + 1]; ids: int64 [n]; distances: int32 [n], bits that differ. Each answer is ordered by
     (distance, id). ties: int64 [q] when they were counted: how many searchable cases lie at exactly the distance of the
-    answer's last neighbour, that one included; 0 for an empty answer.
+    answer's last neighbour, that one included; 0 for an empty answer. scores: int32 [n] of a re-ranked search, whose
+    answers are ordered by (score descending, distance, id); they compare neighbours of one query, not of several.
     """
 
     offsets: Ids
     ids: Ids
     distances: Distances
     ties: Ids | None = None
+    scores: Scores | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -6,10 +6,12 @@
 #include <random>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/multi_index.h"
 #include "../../csrc/pool.h"
+#include "../../csrc/rerank.h"
 #include "../../csrc/scanner.h"
 
 using namespace athsearch;
@@ -59,6 +61,21 @@ static bool is_equal(const Searched& searched, const Truth& truth, const Options
          first.hits == std::vector<Hit>(found.hits.begin(), found.hits.begin() + found.offsets[1]);
 }
 
+// Whether a search names the code of each of its hits, one that is the row's.
+template <class Searched>
+static bool is_naming_codes(const Searched& searched, const Database& codes, const Database& database,
+                            const Truth& truth, Options options) {
+  options.wants_codes = true;
+  const Found found = top_k(searched, truth.queries, truth.k, options);
+  if (found.hits != truth.best.hits || found.codes.size() != found.hits.size()) return false;
+  const RowCodes of_codes(codes), of_rows(database);
+  for (size_t i = 0; i < found.hits.size(); ++i) {
+    const uint64_t* code = of_codes[found.codes[i]];
+    if (!std::equal(code, code + codes.n_words(), of_rows[hit_row(found.hits[i])])) return false;
+  }
+  return true;
+}
+
 // Tables of the codes for substrings of at most so many bits, with the memory that holds them.
 struct Tables {
   std::vector<SubstringTable> tables;
@@ -85,14 +102,16 @@ static bool is_sorted_equal(const Database& database, const Truth& truth, Option
   const Grouped grouped = group(database, options.threads, nullptr);
   const Database distinct{{{grouped.words.data(), grouped.offsets.size() - 1}}, database.n_bits};
   const Postings postings{distinct, grouped.offsets.data(), grouped.rows.data(), grouped.rows.size()};
-  if (!is_equal(postings, truth, options)) return false;
+  if (!is_equal(postings, truth, options) || !is_naming_codes(postings, distinct, database, truth, options))
+    return false;
   if (database.n_bits > 200 || (database.n_rows() > 17 && database.n_rows() != 4097)) return true;  // to save time
   const unsigned most_bits = options.threads == 1 ? 7 : 12;
   const Tables of_distinct(distinct, most_bits, options.threads), of_rows(database, most_bits, options.threads);
   for (const double most_probing : {0., 1., 1e18}) {
     if (most_probing > 1 && truth.radius > 12) continue;  // as many buckets as there are
     options.most_probing = most_probing;
-    if (!is_equal(MultiIndex{postings, of_distinct.tables}, truth, options)) return false;
+    const MultiIndex index{postings, of_distinct.tables};
+    if (!is_equal(index, truth, options) || !is_naming_codes(index, distinct, database, truth, options)) return false;
     const Postings plain{database, nullptr, nullptr, database.n_rows()};
     if (!is_equal(MultiIndex{plain, of_rows.tables}, truth, options)) return false;
   }
@@ -213,6 +232,46 @@ static bool check_interruption() {
          top_k(database, {queries.data(), 64}, 3, options).hits.size() == 3 * 64;
 }
 
+// Re-ranked candidates against a sort by (score descending, place), a bit at a time; queries with none, few and many of
+// them, scores that tie, and the largest there are. What lies past a code's end is of no account.
+static bool check_rerank(size_t n_bits, size_t n_queries, unsigned threads) {
+  const size_t n_words = (n_bits + 63) / 64;
+  std::mt19937_64 random(n_bits + n_queries);
+  std::vector<int64_t> offsets = {0};
+  for (size_t q = 0; q < n_queries; ++q)
+    offsets.push_back(offsets.back() + static_cast<int64_t>((q + 1) % 5 * (random() % 90)));
+  std::vector<uint64_t> codes(static_cast<size_t>(offsets.back()) * n_words);
+  std::vector<int16_t> weights(n_queries * n_bits);
+  for (uint64_t& word : codes) word = random() & random();
+  const int sizes[] = {32767, 1, 0};
+  for (int16_t& weight : weights) weight = static_cast<int16_t>(sizes[random() % 3] * (random() % 2 ? 1 : -1));
+  if (n_queries > 0) std::fill_n(weights.begin(), n_bits, static_cast<int16_t>(-32767));
+  for (const uint64_t k : {uint64_t{1}, uint64_t{20}, ~uint64_t{0}}) {
+    const Reranked found = rerank({codes.data(), offsets.data(), n_queries, n_bits}, weights.data(), k, threads);
+    std::vector<int64_t> expected_offsets = {0};
+    std::vector<std::pair<int64_t, int64_t>> expected;  // (-score, place)
+    for (size_t q = 0; q < n_queries; ++q) {
+      std::vector<std::pair<int64_t, int64_t>> all;
+      for (int64_t place = offsets[q]; place < offsets[q + 1]; ++place) {
+        int64_t score = 0;
+        for (size_t bit = 0; bit < n_bits; ++bit) {
+          const bool is_set = codes[static_cast<size_t>(place) * n_words + bit / 64] >> bit % 64 & 1;
+          score += is_set ? weights[q * n_bits + bit] : -weights[q * n_bits + bit];
+        }
+        all.emplace_back(-score, place);
+      }
+      std::sort(all.begin(), all.end());
+      all.resize(std::min<uint64_t>(k, all.size()));
+      expected.insert(expected.end(), all.begin(), all.end());
+      expected_offsets.push_back(static_cast<int64_t>(expected.size()));
+    }
+    if (found.offsets != expected_offsets || found.scores.size() != expected.size()) return false;
+    for (size_t i = 0; i < expected.size(); ++i)
+      if (found.places[i] != expected[i].second || found.scores[i] != -expected[i].first) return false;
+  }
+  return true;
+}
+
 // Several threads search at once, and one of them throws now and then; every body is called for its own work.
 static bool check_pool() {
   std::atomic<int> n_wrong{0};
@@ -244,6 +303,15 @@ int main() {
     std::printf("wrong: threads, damage or long steps\n");
     return 1;
   }
+  for (size_t n_bits : {1, 7, 32, 36, 64, 65, 128, 4096})
+    for (size_t n_queries : {0, 1, 9, 300})
+      for (unsigned threads : {1u, 4u}) {
+        if (n_bits * n_queries > 64 * 300) continue;
+        if (!check_rerank(n_bits, n_queries, threads)) {
+          std::printf("re-ranking: wrong at n_bits %zu, n_queries %zu, threads %u\n", n_bits, n_queries, threads);
+          return 1;
+        }
+      }
   for (const Kernel* kernel : kKernels)
     for (size_t n_bits : {1, 36, 64, 128, 200, 512, 1024})
       for (size_t n_rows : {0, 1, 7, 8, 17, 33, 64, 65, 129, 4097, 60001})

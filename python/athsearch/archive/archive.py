@@ -30,7 +30,9 @@ from ..data import Source
 from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch, SegmentCorrupt
 from ..index import Plan
 from ..index.distinct import MAX_ADDED_SHARE
+from ..index.reranking import DEFAULT_DEPTH
 from ..index.sorted import MAX_SORTED
+from ..types import Floats
 from .cases import COLUMNS, Case, Value, record_name
 from .catalogue import Catalogue
 from .imports import checked_parts, sized
@@ -50,10 +52,11 @@ PART_ROWS = 1 << 17
 
 @dataclass(frozen=True)
 class Hit:
-    """A case near a query, and how many bits of their codes differ."""
+    """A case near a query, and how many bits of their codes differ. score: as in `Neighbors`, None if not re-ranked."""
 
     case: Case
     distance: int
+    score: int | None = None
 
 
 class Archive:
@@ -251,6 +254,8 @@ class Archive:
         exclude_same: Sequence[str] = ("patient",),
         record: Mapping[str, Value] | None = None,
         kind: str | None = None,
+        rerank: str | None = None,
+        depth: int = DEFAULT_DEPTH,
     ) -> list[Hit]:
         """The k nearest cases, or all if there are fewer, ordered by (distance, id).
 
@@ -259,11 +264,18 @@ class Archive:
         meet none. exclude_same: columns whose value must differ from the query's; a query's values come from `patient`
         (as it stands in the sources, not the pseudonym) and `record`, and a column the query has no value for excludes
         nothing. kind: of index, see `open_index`; None: the one the archive keeps, or else a scan. Another is built
-        for the first search.
+        for the first search. rerank="asymmetric": orders the nearest max(k, depth) cases anew by the image's logits,
+        see `FlatIndex.search`, and returns the first k with their scores; a code has no logits.
         Raises ImageError when the image cannot be used, ModelMismatch for a code of another model, ValueError for a
-        `where` or column that does not fit, ArchiveError when the key is needed and missing.
+        `where` or column that does not fit, an unknown `rerank` or one of a code, ArchiveError when the key is needed
+        and missing.
         """
-        codes = query if isinstance(query, Codes) else self.encoder.encode([query])
+        if isinstance(query, Codes):
+            _refuse_reranking(rerank)
+            codes, logits = query, None
+        else:
+            logits = self.encoder.logits([query])
+            codes = Codes.from_logits(logits, self.encoder.model_id)
         if codes.n_codes != 1:
             raise ValueError(f"one query at a time, got {codes.n_codes} codes")
         values: dict[str, Value | None] = {record_name(name): value for name, value in (record or {}).items()}
@@ -271,7 +283,9 @@ class Archive:
             values["patient"] = self._known_pseudonym(patient)
         self._open_index(kind)
         with self._reading() as snapshot:
-            return self._search(snapshot, codes, k, where, {name: values.get(name) for name in exclude_same}, kind)
+            excluded = {name: values.get(name) for name in exclude_same}
+            wanted = None if rerank is None else logits
+            return self._search(snapshot, codes, k, where, excluded, kind, wanted, rerank, depth)
 
     def search_case(
         self,
@@ -280,11 +294,14 @@ class Archive:
         where: str | None = None,
         exclude_same: Sequence[str] = ("patient",),
         kind: str | None = None,
+        rerank: str | None = None,
     ) -> list[Hit]:
         """The k cases nearest to one of the archive, itself left out. Needs no image and no torch.
 
-        Parameters and errors as for `search`; KeyError when there is no such case.
+        Parameters and errors as for `search`; KeyError when there is no such case. Only its code is stored, so any
+        `rerank` is a ValueError.
         """
+        _refuse_reranking(rerank)
         id = _checked_id(id)
         self._open_index(kind)
         with self._reading() as snapshot:
@@ -430,6 +447,9 @@ class Archive:
         where: str | None,
         exclude: Mapping[str, Value | None],
         kind: str | None,
+        logits: Floats | None = None,
+        rerank: str | None = None,
+        depth: int = DEFAULT_DEPTH,
     ) -> list[Hit]:
         masks = [] if snapshot.alive is None else [snapshot.alive]
         if where is not None:
@@ -440,7 +460,8 @@ class Archive:
             if value is not None:
                 masks.append(~snapshot.mask(self._catalogue.ids_of(column, value)))
         try:
-            found = snapshot.index(kind).search(codes, k, mask=reduce(operator.and_, masks) if masks else None)
+            mask = reduce(operator.and_, masks) if masks else None
+            found = snapshot.index(kind).search(codes, k, mask, logits=logits, rerank=rerank, depth=depth)
         except SegmentCorrupt as error:
             raise SegmentCorrupt(
                 f"{self.path}: {error}; no case is lost, `athsearch index ARCHIVE --kind auto` builds the index anew"
@@ -449,7 +470,8 @@ class Archive:
             cases = self._catalogue.cases(snapshot.ids(found.ids).tolist())
         except KeyError as error:
             raise CatalogueError(f"{self.path}: damaged: there is a code of case {error}, but no such case") from error
-        return [Hit(case, distance) for case, distance in zip(cases, found.distances.tolist(), strict=True)]
+        scores = [None] * len(cases) if found.scores is None else found.scores.tolist()
+        return [Hit(*hit) for hit in zip(cases, found.distances.tolist(), scores, strict=True)]
 
     def _open_index(self, kind: str | None) -> None:
         """Builds an index that is not kept, if it is not there yet: before the catalogue is read, lest writers wait."""
@@ -473,6 +495,11 @@ def _checked_id(id: int) -> int:
     if not 0 < number < 2**63:
         raise KeyError(number)
     return number
+
+
+def _refuse_reranking(rerank: str | None) -> None:
+    if rerank is not None:
+        raise ValueError("re-ranking needs an image: a code has only bits and no logits, a stored case's too")
 
 
 def _check_source(source: object) -> None:

@@ -16,6 +16,7 @@ from ..data import locate, read_pixels
 from ..errors import ArchiveError, ImageError
 from ..files import replacing
 from ..index import INDEXES
+from ..index.reranking import DEFAULT_DEPTH, RERANKINGS
 from .common import (
     ARCHIVE,
     device_option,
@@ -45,6 +46,10 @@ from .common import (
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
 @click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
 @click.option("--kind", type=click.Choice(list(INDEXES)), help="Index to search; others than the kept one are built.")
+@click.option(
+    "--rerank", type=click.Choice(RERANKINGS), help="With IMAGE: order the nearest cases anew, by its logits."
+)
+@click.option("--depth", type=click.IntRange(min=1), help=f"With --rerank: so many cases.  [default: {DEFAULT_DEPTH}]")
 @key_option
 @device_option
 @json_option
@@ -61,6 +66,8 @@ def query(
     sheet: Path | None,
     images: Path | None,
     kind: str | None,
+    rerank: str | None,
+    depth: int | None,
     key_path: Path | None,
     device: str,
     as_json: bool,
@@ -71,9 +78,14 @@ def query(
     of the query's patient are left out where the patient is known: with --id, or by --patient. Ready-made codes have no
     record, so that they meet no --where.
 
+    With --rerank asymmetric the nearest --depth cases are ordered anew before the first -k are shown: by a score that
+    also knows how sure the network is of each bit of IMAGE, higher first, instead of by distance. A case or a code has
+    no such values.
+
     \b
     Examples:
       athsearch query archive eye.jpg -k 5 --sheet hits.png
+      athsearch query archive eye.jpg --rerank asymmetric --depth 500
       athsearch query archive --id 17 --where "label = 'glaucoma'" --json
     """
     if sum(given is not None for given in (image, id, code)) != 1:
@@ -82,16 +94,19 @@ def query(
         raise click.UsageError("--exclude-same and --same-patient go with --id")
     if id is not None and patient is not None:
         raise click.UsageError("--patient goes with IMAGE or --code; with --id the archive knows the patient")
+    if rerank is None and depth is not None:
+        raise click.UsageError("--depth goes with --rerank")
     if kind is not None and not getattr(INDEXES[kind], "is_exact", True):
         say(f"{kind} is approximate: it may miss cases")
     with Archive.open(archive_path, key_path, device) as archive:
         try:
             if id is not None:
                 excluded = exclude_same if same_patient else ("patient", *exclude_same)
-                hits = archive.search_case(id, k, where, excluded, kind)
+                hits = archive.search_case(id, k, where, excluded, kind, rerank)
             else:
                 asked = image if image is not None else _parse_code(str(code), archive)
-                hits = archive.search(asked, k, where, patient, kind=kind)
+                depth = depth or DEFAULT_DEPTH
+                hits = archive.search(asked, k, where, patient, kind=kind, rerank=rerank, depth=depth)
         except KeyError as error:
             raise ArchiveError(f"{archive_path}: no case {id}") from error
         except ValueError as error:
@@ -104,6 +119,7 @@ def query(
                 "archive": str(archive_path),
                 "query": {"image": image, "id": id, "code": code},
                 "k": k,
+                "rerank": rerank,
                 "hits": [_plain(rank, hit) for rank, hit in enumerate(hits, 1)],
             }
         )
@@ -113,8 +129,9 @@ def query(
     for rank, hit in enumerate(hits, 1):
         case = hit.case
         further = (case.record.get(name) for name in columns)
-        rows.append([rank, hit.distance, case.id, case.label, *further, case.source])
-    print_table(["rank", "distance", "id", "label", *columns, "source"], rows)
+        score = [] if rerank is None else [hit.score]
+        rows.append([rank, hit.distance, *score, case.id, case.label, *further, case.source])
+    print_table(["rank", "distance", *([] if rerank is None else ["score"]), "id", "label", *columns, "source"], rows)
     if not hits:
         say("no case may be returned: the archive is empty, or --where and --exclude-same leave none")
     if sheet is not None:
@@ -176,6 +193,7 @@ def _plain(rank: int, hit: Hit) -> dict[str, Any]:
     return {
         "rank": rank,
         "distance": hit.distance,
+        "score": hit.score,
         "id": case.id,
         "label": case.label,
         "patient": case.patient,

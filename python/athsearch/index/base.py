@@ -12,7 +12,8 @@ import numpy as np
 from .. import _scan
 from ..codes import Codes, check_same_model, common_model
 from ..parallel import n_processors
-from ..types import Bools, Ids, Mask, Neighbors
+from ..types import Bools, Floats, Ids, Mask, Neighbors, Words
+from .reranking import DEFAULT_DEPTH, Reranking
 
 MAX_THREADS = 1024
 
@@ -44,8 +45,12 @@ class Index(Protocol):
         mask: Mask | Bools | None = None,
         threads: int | None = None,
         count_ties: bool = False,
+        *,
+        logits: Floats | None = None,
+        rerank: str | None = None,
+        depth: int = DEFAULT_DEPTH,
     ) -> Neighbors:
-        """At most k neighbours of each query, ordered by (distance, id)."""
+        """At most k neighbours of each query, ordered by (distance, id), or re-ranked."""
         ...
 
     def within(
@@ -112,30 +117,51 @@ class ExactIndex:
         mask: Mask | Bools | None = None,
         threads: int | None = None,
         count_ties: bool = False,
+        *,
+        logits: Floats | None = None,
+        rerank: str | None = None,
+        depth: int = DEFAULT_DEPTH,
     ) -> Neighbors:
         """At most k neighbours of each query, ordered by (distance, id); k > n_codes returns them all.
 
         queries: Codes [q] of the same length. mask: a Mask, or bool [n_codes], of the rows that may be returned.
         threads: at most so many (None: the processors this process may use); the answer does not depend on it.
         count_ties fills `Neighbors.ties`. The GIL is released during the scan.
-        Raises ModelMismatch when queries are of another length or model, ValueError for k < 1 or a mask of another
-        size, KernelUnavailable when ATHSEARCH_KERNEL names a kernel that cannot run here.
+
+        rerank="asymmetric": the first max(k, depth) are ordered anew, by the query's logits (float32 [q, bits])
+        against the stored bits, and the first k of these are returned, by (score descending, distance, id). With a
+        query's logits u as int16, w = round(u * (32767 / max |u|)), a score is the sum over bits of w where the stored
+        bit is 1 and of -w where it is 0: an integer, the same on every machine, and in the order of the distance
+        between u and the stored bits as +1 and -1 (Gordo, Perronnin, Gong, Lazebnik, Asymmetric distances for binary
+        embeddings, IEEE TPAMI 36, 2014). It parts codes at the same distance by how sure the query is of the bits in
+        which they differ. Ties are not counted then.
+
+        Raises ModelMismatch when queries are of another length or model, ValueError for k < 1, a mask of another size,
+        an unknown `rerank`, logits that do not fit or are not finite, KernelUnavailable when ATHSEARCH_KERNEL names a
+        kernel that cannot run here.
         """
         k = operator.index(k)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         check_type(queries)
         check_same_model(self._like, queries)
-        (offsets, rows, distances), ties = _scan.top_k(
-            self._searched,
-            queries.words,
-            min(k, max(self._n_codes, 1)),
-            self._mask_words(mask),
-            n_threads(threads),
-            "",
-            count_ties,
-        )
-        return Neighbors(offsets, self._to_ids(rows), distances, ties)
+        reranking = Reranking.checked(rerank, logits, depth, queries, count_ties)
+        mask_words, n = self._mask_words(mask), n_threads(threads)
+
+        def nearest(queries: Codes, k: int) -> tuple[Neighbors, Words]:
+            (offsets, rows, distances), ties, codes = _scan.top_k(
+                self._searched,
+                queries.words,
+                min(k, max(self._n_codes, 1)),
+                mask_words,
+                n,
+                "",
+                count_ties,
+                reranking is not None,
+            )
+            return Neighbors(offsets, self._to_ids(rows), distances, ties), codes
+
+        return nearest(queries, k)[0] if reranking is None else reranking.search(nearest, queries, k, self._n_codes, n)
 
     def within(
         self, queries: Codes, radius: int, mask: Mask | Bools | None = None, threads: int | None = None

@@ -11,9 +11,10 @@ import numpy as np
 
 from ..codes import Codes, check_same_model, concatenate
 from ..errors import DeviceError
-from ..types import Bools, Distances, Ids, Mask, Neighbors
+from ..types import Bools, Distances, Floats, Ids, Mask, Neighbors, Words
 from .base import check_type, checked_ids, checked_segments, n_threads
 from .faiss_codes import Packed, build, import_faiss, packed_for_faiss
+from .reranking import DEFAULT_DEPTH, Reranking
 
 if TYPE_CHECKING:
     import faiss
@@ -84,18 +85,53 @@ class FaissIndex:
         mask: Mask | Bools | None = None,
         threads: int | None = None,
         count_ties: bool = False,
+        *,
+        logits: Floats | None = None,
+        rerank: str | None = None,
+        depth: int = DEFAULT_DEPTH,
     ) -> Neighbors:
-        """At most k neighbours of each query, ordered by (distance, id). Parameters and errors as for FlatIndex."""
+        """At most k neighbours of each query, ordered by (distance, id). Parameters and errors as for FlatIndex.
+
+        What this kind finds may be re-ranked where FAISS shows a code by its row: all but IVF and hash indexes, which
+        raise ValueError.
+        """
         k = operator.index(k)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         asked, allowed = self._checked(queries, mask, threads)
+        reranking = Reranking.checked(rerank, logits, depth, queries, count_ties)
+        if reranking is None:
+            return self._first(asked, k, allowed, count_ties)
+        stored = self._stored()
+
+        def nearest(queries: Codes, k: int) -> tuple[Neighbors, Words]:
+            found = self._first(packed_for_faiss(queries), k, allowed, False)
+            rows = found.ids if self._ids is None else np.searchsorted(self._ids, found.ids)
+            return found, Codes.from_bytes(stored[rows], self.bits).words
+
+        return reranking.search(nearest, queries, k, self._n_codes, n_threads(threads))
+
+    def _first(self, asked: Packed, k: int, allowed: Mask | None, count_ties: bool) -> Neighbors:
         parts, ties = [], np.zeros(len(asked), np.int64)
         for hits in self._nearest(asked, min(k, self._n_codes), allowed):
             nearest, tied = _cut(hits, k, len(asked))
             parts.append(nearest)
             ties += tied
         return self._neighbors(parts, len(asked), ties if count_ties else None)
+
+    def _stored(self) -> Packed:
+        """uint8 [n_codes, n_bytes]: FAISS's copy of the codes, by row, where it lies."""
+        faiss = import_faiss()
+        flat = faiss.downcast_IndexBinary(getattr(self._index, "storage", self._index))
+        if not isinstance(flat, faiss.IndexBinaryFlat):
+            raise ValueError(
+                f"FAISS's {self.kind} index does not show the code of a row, so its answers cannot be re-ranked; "
+                "those of faiss-flat, faiss-hnsw and faiss-multihash can"
+            )
+        if not self._n_codes:
+            return np.zeros((0, flat.code_size), np.uint8)
+        stored: Packed = faiss.rev_swig_ptr(flat.xb.data(), flat.xb.size()).reshape(self._n_codes, flat.code_size)
+        return stored
 
     def within(
         self, queries: Codes, radius: int, mask: Mask | Bools | None = None, threads: int | None = None
