@@ -401,6 +401,9 @@ def plain_intervals(
     """The bootstrap one resample, one unit and one query at a time: percentiles of the macro, micro and class means."""
     generator, members = np.random.default_rng(SEED), sorted(set(units))
     means: dict[str, list[float]] = {name: [] for name in ("macro", "micro", *sorted(set(labels)))}
+    whole: dict[str, list[float]] = {}
+    for score, label in zip(scores, labels, strict=True):
+        whole.setdefault(label, []).append(score)
     for _ in range(n_resamples):
         drawn: dict[str, list[float]] = {}
         for unit in generator.integers(0, len(members), len(members)):
@@ -409,7 +412,8 @@ def plain_intervals(
                     drawn.setdefault(label, []).append(score)
         for label, values_drawn in drawn.items():
             means[label].append(float(np.mean(values_drawn)))
-        means["macro"].append(float(np.mean([np.mean(part) for part in drawn.values()])))
+        of_classes = [drawn.get(label) or whole[label] for label in sorted(whole)]
+        means["macro"].append(float(np.mean([np.mean(part) for part in of_classes])))
         means["micro"].append(float(np.mean(list(itertools.chain(*drawn.values())))))
     return {name: np.percentile(column, PERCENTILES).tolist() for name, column in means.items()}
 
@@ -418,7 +422,9 @@ def test_the_bootstrap_equals_a_plain_loop_over_resamples_of_patients() -> None:
     generator = np.random.default_rng(8)
     scores = generator.random((40, len(METRICS)))
     classes, units = generator.integers(0, 3, 40), generator.integers(0, 9, 40)
-    classes[0], units[:9] = 2, np.arange(9)
+    units[:9] = np.arange(9)
+    classes[classes == 2] = 1
+    classes[:2] = 2  # of which many a resample has no query
     found = bootstrap(scores, classes, ("a", "b", "c"), units, 100)
     plain = plain_intervals(scores[:, 3].tolist(), ["abc"[number] for number in classes], units.tolist(), 100)
     assert (found.n_resamples, found.n_units) == (100, 9)

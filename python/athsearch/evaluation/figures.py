@@ -28,7 +28,7 @@ NAME_LETTERS = 28
 MAX_BARS = 60  # classes of which bars are drawn
 MAX_COLOURED = len(COLOURS) * len(RIMS)  # classes that get a colour and a place in the legend
 MAX_CODES = 20_000  # of the map
-CASE_AREA, SMALLEST_AREA, LARGEST_AREA = 20.0, 6.0, 1200.0  # of marks, in square points
+CASE_AREA, SMALLEST_AREA, LARGEST_AREA = 20.0, 13.0, 1200.0  # of marks, in square points
 
 
 def write_figures(folder: Path, found: Evaluation, database_codes: Codes, database_labels: Sequence[str]) -> list[Path]:
@@ -62,7 +62,7 @@ def precision_recall(found: Evaluation) -> Figure:
     axes.annotate(
         f"first {curves.depths[place]:,}",
         (curves.scores.recall[place], curves.scores.precision[place]),
-        xytext=(7, -15),
+        xytext=(8, 6) if curves.scores.precision[place] < 0.9 else (7, -15),  # above the curve, below the title
         textcoords="offset points",
         fontsize=9,
     )
@@ -198,7 +198,7 @@ def _look(ranks: Sequence[int]) -> dict[str, Any]:
         "edgecolors": [
             RIMS[rank // len(COLOURS)] if own else LIGHT for rank, own in zip(ranks, is_coloured, strict=True)
         ],
-        "linewidths": [0.4 if rank < len(COLOURS) else 1.0 for rank in ranks],
+        "linewidths": [0.3 if rank < len(COLOURS) else 0.7 for rank in ranks],
     }
 
 

@@ -72,7 +72,9 @@ class Leaks:
         if self.n_queries == found.n_queries_unknown or self.n_cases == found.n_cases_unknown:
             side = "query" if self.n_queries == found.n_queries_unknown else "case"
             return f"Shared patients: not known, for no {side} names its patient."
-        text = f"Shared patients: {found.n_patients:,}, with {found.n_queries:,} of {self.n_queries:,} queries"
+        text = "Shared patients: none found"
+        if found.n_patients:
+            text = f"Shared patients: {found.n_patients:,}, with {found.n_queries:,} of {self.n_queries:,} queries"
         if found.n_queries_unknown or found.n_cases_unknown:
             text += (
                 f"; not known for {found.n_queries_unknown:,} queries and "

@@ -77,8 +77,8 @@ class Intervals:
     """95 % bootstrap intervals of means over queries, percentiles of `n_resamples` resamples.
 
     Drawn with replacement are `n_units` units: all queries of a group, such as a patient, together, and queries of no
-    group one by one. A class of which a resample has no query does not count in that resample. Few units give intervals
-    that are too narrow; a class of one unit has none.
+    group one by one. A class of which a resample has no query enters its macro mean with the mean of all its queries.
+    Few units give intervals that are too narrow; a class of one unit has none.
     """
 
     n_resamples: int
