@@ -322,13 +322,13 @@ def test_the_table_has_macro_first_and_fits_a_hundred_columns() -> None:
 
 def test_the_latex_table_escapes_names_and_has_a_cell_for_each_column() -> None:
     codes = random_codes(np.random.default_rng(5), 30, 16, 10)
-    labels = ["100% & more_{x}", "b\\c~^", "d#$"] * 10
+    labels = ["100% & more_{x}", "[b\\c]~^", "d#$"] * 10
     for n_resamples in (0, 100):
         lines = evaluate(codes, labels, codes, labels, n_resamples=n_resamples).latex().splitlines()
         (columns,) = [line.removeprefix("\\begin{tabular}{").removesuffix("}") for line in lines if "begin" in line]
         rows = [line for line in lines if line.endswith("\\\\")]
         assert [line.split(" & ")[0] for line in rows[-3:]] == [
-            r"100\% \& more\_\{x\}", r"b\textbackslash{}c\textasciitilde{}\textasciicircum{}", r"d\#\$"
+            r"100\% \& more\_\{x\}", r"{[}b\textbackslash{}c]\textasciitilde{}\textasciicircum{}", r"d\#\$"
         ]  # fmt: skip
         for line in rows[1:]:
             assert len(re.split(r"(?<!\\)&", line)) == len(columns)

@@ -174,6 +174,16 @@ def test_evaluate_tells_and_writes_everything(tmp_path: Path, indexed: Archive, 
         assert word in outcome.err
 
 
+def test_figures_without_matplotlib_are_refused_before_anything_is_done(
+    tmp_path: Path, indexed: Archive, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    outcome = run("evaluate", indexed.path, tmp_path / "nowhere", "--plots", tmp_path / "figures")
+    assert outcome.status == 1
+    assert "needs matplotlib: pip install 'athsearch[train]'" in outcome.error()
+    assert not (tmp_path / "figures").exists()
+
+
 SETTINGS = recipe_settings("default", size=64, bits=16, epochs=1)
 
 

@@ -20,6 +20,8 @@ _ESCAPED = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
+        "[": "{[}",  # at the start of a row it would be an argument of what ended the one before, as would be a star
+        "*": "{*}",
     }
 )
 
