@@ -29,7 +29,7 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "model": {"_network", "preprocessing"},
     "recipes": {"preprocessing"},
     "encoder": {"data", "images", "model", "preprocessing"},
-    "evaluation": set(),
+    "evaluation": {"data", "index", "preprocessing"},  # in `near`, which reads images
     "explanation": {"data"},
     "plots": set(),
     "training": {"data", "encoder", "evaluation", "model", "plots", "preprocessing", "recipes"},

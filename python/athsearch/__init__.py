@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .data import Item, Source, open_source
     from .encoder import Encoder
     from .evaluation import ArchiveEvaluation, Evaluation, evaluate, evaluate_archive
+    from .evaluation.near import find_near_duplicates
     from .index import DistinctIndex, FlatIndex, Index, MihIndex, Plan, open_index, read_faiss, write_faiss
     from .preprocessing import Preprocessing
     from .recipes import TrainingSettings, recipe_settings
@@ -45,6 +46,7 @@ __all__ = [
     "errors",
     "evaluate",
     "evaluate_archive",
+    "find_near_duplicates",
     "open_index",
     "open_source",
     "read_faiss",
@@ -77,6 +79,7 @@ _HOME = {
     "TrainingSettings": "recipes",
     "evaluate": "evaluation",
     "evaluate_archive": "evaluation",
+    "find_near_duplicates": "evaluation.near",
     "open_index": "index",
     "open_source": "data",
     "read_faiss": "index",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .data import Item, Source
+from .data import SPLITS, Item, Source
 from .errors import ImageError, SourceError
 from .parallel import map_ahead
 from .preprocessing import Preprocessing
@@ -25,7 +26,11 @@ UNREADABLE_SHARE = 0.05
 
 
 def divide(source: Source, validation: Source | None, settings: TrainingSettings) -> tuple[Source, Source | None]:
-    """The images to train on and those to choose the best epoch by."""
+    """The images to train on and those to choose the best epoch by.
+
+    Warns where patients are on both sides, or on those of the source's other splits.
+    """
+    _warn_of_leaks(source, validation)
     images = source.split("train") if source.splits else source
     if validation is None and "val" in source.splits:
         validation = source.split("val")
@@ -45,6 +50,26 @@ def divide(source: Source, validation: Source | None, settings: TrainingSettings
         where = f"{source.root}, after holding out {share:.0%} to validate"
         check_classes([str(item.label) for item in images.items], where)
     return images, validation
+
+
+def _warn_of_leaks(source: Source, validation: Source | None) -> None:
+    """A UserWarning where a patient has images in several splits, which names no patient."""
+    sides: dict[str, Counter[str]] = {}
+    for part, side in ((source, None if source.splits else "train"), (validation, "val")):
+        for item in part.items if part else ():
+            split = side or item.split
+            if item.patient is not None and split is not None:
+                sides.setdefault(item.patient, Counter())[split] += 1
+    leaking = [counts for counts in sides.values() if len(counts) > 1]
+    if leaking:
+        example = " and ".join(f"{leaking[0][split]:,} in {split}" for split in SPLITS if leaking[0][split])
+        warnings.warn(
+            f"{source.root}: {len(leaking):,} of {len(sides):,} patients have images in more than one split, one of "
+            f"them {example}: figures of such a split flatter, for the network has seen these patients; divide by "
+            "patient (Source.divided)",
+            UserWarning,
+            stacklevel=4,  # who called train
+        )
 
 
 def check_classes(labels: list[str], where: str) -> None:

@@ -15,7 +15,7 @@ _HOME = {  # command -> module of this folder; imported when the command is used
     "train": "train",
     "index": "index",
     "query": "archives",
-    "evaluate": "archives",
+    "evaluate": "evaluate",
     "info": "info",
     "export": "export",
     "bench": "bench",
@@ -54,6 +54,12 @@ def main() -> None:
 
 
 def _run() -> int:
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run_command()
+
+
+def _run_command() -> int:
     try:
         commands(prog_name="athsearch", standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -75,6 +81,11 @@ def _run() -> int:
             raise
         return _fail(f"this command needs {package}: pip install 'athsearch[{_EXTRA[package]}]'")
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line, without the place in the code that means nothing to users."""
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def _fail(message: str) -> int:

@@ -1,4 +1,4 @@
-"""The commands that ask an archive: query, evaluate."""
+"""The command query."""
 
 from __future__ import annotations
 
@@ -22,14 +22,9 @@ from .common import (
     device_option,
     json_option,
     key_option,
-    open_chosen,
     print_json,
     print_table,
-    progress,
-    report_failures,
     say,
-    source_options,
-    split_option,
 )
 
 
@@ -136,46 +131,6 @@ def query(
         say("no case may be returned: the archive is empty, or --where and --exclude-same leave none")
     if sheet is not None:
         say(f"contact sheet: {sheet}")
-
-
-@click.command()
-@ARCHIVE
-@source_options
-@split_option("test if SOURCE has it, else all images")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Length of the answers scored.")
-@key_option
-@device_option
-@json_option
-def evaluate(
-    archive_path: Path, k: int, key_path: Path | None, device: str, as_json: bool, **open_options: Any
-) -> None:
-    """Score ARCHIVE's answers to the labelled images of SOURCE: macro and micro P@k, AP@k and MRR, and per class.
-
-    A hit is right if its label is the query's. Figures are means over all orders of equally distant cases; the rows
-    `chance` and `majority` say what knowing nothing scores. Cases of the query's own patient, and the query itself
-    where it is in the archive, are left out of its answer.
-
-    \b
-    Example:
-      athsearch evaluate archive images/ --split test
-    """
-    from ..evaluation import evaluate_archive
-
-    source = open_chosen(**open_options)
-    if open_options["split"] is None and "test" in source.splits:
-        source = source.split("test")
-    with Archive.open(archive_path, key_path, device) as archive, progress("encoding") as bar:
-        result = evaluate_archive(archive, source, k, bar)
-    if as_json:
-        failed = [{"source": name, "reason": reason} for name, reason in result.failed]
-        print_json({**result.scores.to_dict(), "n_left_out": result.n_left_out, "failed": failed})
-        return
-    report_failures(result.failed)
-    click.echo(result.scores.table())
-    if result.n_left_out:
-        click.echo(
-            f"{result.n_left_out:,} queries or their patients are in the archive too: each was scored without its own."
-        )
 
 
 def _parse_code(text: str, archive: Archive) -> Codes:
