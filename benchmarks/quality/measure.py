@@ -84,14 +84,15 @@ def with_few(source: Source, seed: int) -> Source:
 def scores(logits: tuple[Floats, Floats], labels: tuple[list[str], list[str]]) -> dict[str, Any]:
     """Macro figures by Hamming distance, by the published float L2, and re-ranked; per class; health; chance."""
     codes = [Codes.from_logits(part) for part in logits]
-    found = evaluate(codes[0], labels[0], codes[1], labels[1], K)
+    found = evaluate(codes[0], labels[0], codes[1], labels[1], K, n_resamples=0)
+    reranked = FlatIndex(codes[0]).search(codes[1], K, logits=logits[1], rerank="asymmetric", depth=DEPTH)
     return {
         "hamming": asdict(found.macro),
         "micro": asdict(found.micro),
         "chance": asdict(found.chance),
         "majority": asdict(found.majority),
         "l2": macro_precision(nearest_by_l2(*logits), labels),
-        "asymmetric": macro_precision(reranked(codes[0], codes[1], logits[1]), labels),
+        "asymmetric": macro_precision(reranked.dense(K)[0], labels),
         "per_class": {label: values.precision for label, values in found.per_class.items()},
         "health": asdict(found.health),
     }
@@ -103,15 +104,6 @@ def nearest_by_l2(database: Floats, queries: Floats) -> AnyArray:
     to -= 2 * queries.astype(np.float64) @ database.astype(np.float64).T
     rows: AnyArray = np.argsort(to, axis=1, kind="stable")[:, :K]
     return rows
-
-
-def reranked(database: Codes, queries: Codes, logits: Floats) -> AnyArray:
-    """int64 [q, K]: of the first DEPTH rows by Hamming distance, those with the largest sum of agreeing logits."""
-    depth = min(DEPTH, database.n_codes)
-    rows = FlatIndex(database).search(queries, depth).dense(depth)[0]
-    signs = 2.0 * database.to_bits()[rows] - 1  # [q, depth, bits]
-    order = np.argsort(-(signs * logits[:, None].astype(np.float64)).sum(axis=2), axis=1, kind="stable")
-    return np.take_along_axis(rows, order, axis=1)[:, :K]
 
 
 def macro_precision(rows: AnyArray, labels: tuple[list[str], list[str]]) -> float:
@@ -143,7 +135,7 @@ def batch_statistics(
     for name, is_sorted in (("sorted by class", True), ("shuffled", False)):
         logits = logits_of(0, is_sorted), logits_of(1, is_sorted)
         codes = [Codes.from_logits(part) for part in logits]
-        hamming = evaluate(codes[0], labels[0], codes[1], labels[1], K).macro.precision
+        hamming = evaluate(codes[0], labels[0], codes[1], labels[1], K, n_resamples=0).macro.precision
         found[name] = {"l2": macro_precision(nearest_by_l2(*logits), labels), "hamming": hamming}
     return found
 

@@ -66,6 +66,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # names of variants.py
     "no code term": {"loss": "no-code-term"},
     "one margin for all classes": {"loss": "equal-margins"},
     "no mean of weights": {"average": 0.0},
+    "a second block in two stages": {"network": "deeper"},
 }
 METHODS = LOSS_METHODS | ABLATIONS
 

@@ -356,7 +356,8 @@ class _Validation:
     def measure(self, encoder: Encoder) -> float:
         """Macro precision at K by Hamming distance, expectation over ties."""
         codes = [_encode(encoder, squares) for squares in (self._database, self._queries)]
-        return evaluate(codes[0], self._database_labels, codes[1], self._query_labels, K).macro.precision
+        labels = self._database_labels, self._query_labels
+        return evaluate(codes[0], labels[0], codes[1], labels[1], K, n_resamples=0).macro.precision
 
 
 def _chosen(pictures: Pictures, rows: Rows) -> tuple[Square, list[str]]:
