@@ -10,28 +10,20 @@ import click
 
 from ..errors import AthsearchError
 
-_HOME = {  # command -> module of this folder; imported when the command is used, for some need torch
-    "demo": "demo",
-    "train": "train",
-    "index": "index",
-    "query": "archives",
-    "evaluate": "evaluate",
-    "info": "info",
-    "export": "export",
-    "bench": "bench",
-}
+# Each in a module of its name, imported when the command is used, for some need torch.
+_COMMANDS = ("demo", "train", "index", "query", "evaluate", "info", "export", "bench")
 # Package -> what to install for it.
 _EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet"}
 
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_HOME)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _HOME:
+        if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f".{_HOME[cmd_name]}", __name__), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __name__), cmd_name)
         return command
 
 
