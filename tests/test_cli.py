@@ -45,7 +45,7 @@ def archive(tmp_path: Path, weights: Path, images: Path, run: Run) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", cli._HOME)
+@pytest.mark.parametrize("command", cli._COMMANDS)
 def test_every_command_has_help_with_an_example(command: str, run: Run) -> None:
     outcome = run(command, "--help")
     assert outcome.status == 0
@@ -57,7 +57,7 @@ def test_every_command_has_help_with_an_example(command: str, run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     outcome = run("--help")
     assert outcome.status == 0
-    for command in cli._HOME:
+    for command in cli._COMMANDS:
         assert f"\n  {command} " in outcome.out
 
 
