@@ -5,17 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from .. import _scan
 from ..codes import Codes, check_same_model, common_model
 from ..parallel import n_processors
-from ..types import Bools, Floats, Ids, Mask, Neighbors, Words
+from ..types import Bools, Distances, Floats, Ids, Mask, Neighbors, Words
 from .reranking import DEFAULT_DEPTH, Reranking
 
 MAX_THREADS = 1024
+Rows: TypeAlias = tuple[Ids, Ids, Distances]  # offsets int64 [q + 1]; rows and distances [hits], as in Neighbors
 
 
 class Index(Protocol):
@@ -75,23 +76,18 @@ class Plan:
         return f"{self.kind}: {self.reason}"
 
 
-class ExactIndex:
-    """An index that _scan searches: checks what it is given and what is asked.
+class CheckedIndex:
+    """What every index of ours shares: it checks what it is given and what is asked, re-ranks, and gives rows their ids.
 
     codes: Codes, or segments of them that count as one after the other. ids: int64 [n_codes], strictly ascending (a
     ValueError otherwise), or None for the row numbers 0, 1, 2, ...
     """
 
     is_exact: ClassVar[bool] = True
-    plan: Plan | None = None
-    """Why this kind was chosen, where it was not chosen by name."""
-
-    _searched: _scan.Segments | _scan.Sorted
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
         segments = checked_segments(codes)
         self._like = Codes.trusted(segments[0].words[:0].copy(), segments[0].bits, common_model(segments))
-        self._searched = _scan.Segments([segment.words for segment in segments], segments[0].bits)
         self._n_codes = sum(segment.n_codes for segment in segments)
         self._ids = None if ids is None else checked_ids(ids, self._n_codes)
 
@@ -146,18 +142,12 @@ class ExactIndex:
         check_type(queries)
         check_same_model(self._like, queries)
         reranking = Reranking.checked(rerank, logits, depth, queries, count_ties)
-        mask_words, n = self._mask_words(mask), n_threads(threads)
+        allowed, n = self._checked_mask(mask), n_threads(threads)
 
         def nearest(queries: Codes, k: int) -> tuple[Neighbors, Words]:
-            (offsets, rows, distances), ties, codes = _scan.top_k(
-                self._searched,
-                queries.words,
-                min(k, max(self._n_codes, 1)),
-                mask_words,
-                n,
-                "",
-                count_ties,
-                reranking is not None,
+            k = min(k, max(self._n_codes, 1))
+            (offsets, rows, distances), ties, codes = self._nearest(
+                queries, k, allowed, n, count_ties, reranking is not None
             )
             return Neighbors(offsets, self._to_ids(rows), distances, ties), codes
 
@@ -175,22 +165,51 @@ class ExactIndex:
             raise ValueError(f"radius must not be negative, got {radius}")
         check_type(queries)
         check_same_model(self._like, queries)
-        offsets, rows, distances = _scan.within(
-            self._searched, queries.words, min(radius, self.bits), self._mask_words(mask), n_threads(threads), ""
-        )
+        allowed = self._checked_mask(mask)
+        offsets, rows, distances = self._within(queries, min(radius, self.bits), allowed, n_threads(threads))
         return Neighbors(offsets, self._to_ids(rows), distances)
+
+    def _nearest(
+        self, queries: Codes, k: int, mask: Mask | None, threads: int, count_ties: bool, with_codes: bool
+    ) -> tuple[Rows, Ids | None, Words]:
+        """Hits, ties if they are to be counted, and uint64 [hits, n_words], the hits' codes, or [0, n_words]."""
+        raise NotImplementedError
+
+    def _within(self, queries: Codes, radius: int, mask: Mask | None, threads: int) -> Rows:
+        raise NotImplementedError
 
     def _to_ids(self, rows: Ids) -> Ids:
         return rows if self._ids is None else self._ids[rows]
 
-    def _mask_words(self, mask: Mask | Bools | None) -> np.ndarray[tuple[int], np.dtype[np.uint64]] | None:
-        if mask is None:
-            return None
-        if not isinstance(mask, Mask):
+    def _checked_mask(self, mask: Mask | Bools | None) -> Mask | None:
+        if mask is not None and not isinstance(mask, Mask):
             mask = Mask.from_bools(np.asarray(mask))
-        if mask.n_rows != self._n_codes:
+        if mask is not None and mask.n_rows != self._n_codes:
             raise ValueError(f"the mask is for {mask.n_rows} rows, the index has {self._n_codes}")
-        return mask.words
+        return mask
+
+
+class ExactIndex(CheckedIndex):
+    """An index that _scan searches, without the GIL."""
+
+    plan: Plan | None = None
+    """Why this kind was chosen, where it was not chosen by name."""
+
+    _searched: _scan.Segments | _scan.Sorted
+
+    def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
+        super().__init__(codes, ids)
+        self._searched = _scan.Segments([segment.words for segment in checked_segments(codes)], self.bits)
+
+    def _nearest(
+        self, queries: Codes, k: int, mask: Mask | None, threads: int, count_ties: bool, with_codes: bool
+    ) -> tuple[Rows, Ids | None, Words]:
+        words = None if mask is None else mask.words
+        return _scan.top_k(self._searched, queries.words, k, words, threads, "", count_ties, with_codes)
+
+    def _within(self, queries: Codes, radius: int, mask: Mask | None, threads: int) -> Rows:
+        words = None if mask is None else mask.words
+        return _scan.within(self._searched, queries.words, radius, words, threads, "")
 
 
 def checked_segments(codes: Codes | Sequence[Codes]) -> list[Codes]:

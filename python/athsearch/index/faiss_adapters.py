@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..codes import Codes, check_same_model, concatenate
+from ..codes import Codes, concatenate
 from ..errors import DeviceError
-from ..types import Bools, Distances, Floats, Ids, Mask, Neighbors, Words
-from .base import check_type, checked_ids, checked_segments, n_threads
+from ..types import Bools, Distances, Ids, Mask, Words
+from .base import CheckedIndex, Rows, checked_segments
 from .faiss_codes import Packed, build, import_faiss, packed_for_faiss
-from .reranking import DEFAULT_DEPTH, Reranking
 
 if TYPE_CHECKING:
     import faiss
@@ -32,14 +30,15 @@ class _Hits(NamedTuple):
         return _Hits(self.queries[places], self.rows[places], self.distances[places])
 
 
-class FaissIndex:
+class FaissIndex(CheckedIndex):
     """An index that FAISS searches: the base of the kinds below.
 
     codes, ids: as for FlatIndex; FAISS keeps a copy of the codes, the ids stay here. options: as for `Codes.to_faiss`.
 
     FAISS orders ties as it likes. Here what a kind finds comes as from every index of ours, with true distances and
     ordered by (distance, id): where cases tie for the last place, a search within that distance finds them all, at the
-    cost of a second search, and those with the smallest ids are returned. `ties` counts those that the kind finds.
+    cost of a second search, and those with the smallest ids are returned. `ties` counts those that the kind finds. What
+    it finds may be re-ranked where FAISS shows a code by its row: not by IVF and hash indexes, which raise ValueError.
 
     threads is checked and otherwise not used: OpenMP has one number of threads for the process, and a library must not
     change it; faiss.omp_set_num_threads does. Those threads spin for a moment after a search.
@@ -50,12 +49,9 @@ class FaissIndex:
     takes_masks: ClassVar[bool] = False  # FAISS itself; otherwise all that it finds is fetched and then chosen from
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, **options: Any) -> None:
+        super().__init__(codes, ids)
         segments = checked_segments(codes)
-        whole = segments[0] if len(segments) == 1 else concatenate(segments)
-        self._like = Codes.trusted(whole.words[:0].copy(), whole.bits, whole.model_id)
-        self._n_codes = whole.n_codes
-        self._ids = None if ids is None else checked_ids(ids, self._n_codes)
-        self._index: Any = build(self.kind, whole, **options)
+        self._index: Any = build(self.kind, segments[0] if len(segments) == 1 else concatenate(segments), **options)
 
     @property
     def faiss_index(self) -> faiss.IndexBinary:
@@ -63,61 +59,22 @@ class FaissIndex:
         index: faiss.IndexBinary = self._index
         return index
 
-    @property
-    def bits(self) -> int:
-        """Length of a code."""
-        return self._like.bits
-
-    @property
-    def n_codes(self) -> int:
-        """How many codes are searched."""
-        return self._n_codes
-
-    @property
-    def ids(self) -> Ids:
-        """int64 [n_codes], ascending."""
-        return np.arange(self._n_codes) if self._ids is None else self._ids
-
-    def search(
-        self,
-        queries: Codes,
-        k: int = 10,
-        mask: Mask | Bools | None = None,
-        threads: int | None = None,
-        count_ties: bool = False,
-        *,
-        logits: Floats | None = None,
-        rerank: str | None = None,
-        depth: int = DEFAULT_DEPTH,
-    ) -> Neighbors:
-        """At most k neighbours of each query, ordered by (distance, id). Parameters and errors as for FlatIndex.
-
-        What this kind finds may be re-ranked where FAISS shows a code by its row: all but IVF and hash indexes, which
-        raise ValueError.
-        """
-        k = operator.index(k)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        asked, allowed = self._checked(queries, mask, threads)
-        reranking = Reranking.checked(rerank, logits, depth, queries, count_ties)
-        if reranking is None:
-            return self._first(asked, k, allowed, count_ties)
-        stored = self._stored()
-
-        def nearest(queries: Codes, k: int) -> tuple[Neighbors, Words]:
-            found = self._first(packed_for_faiss(queries), k, allowed, False)
-            rows = found.ids if self._ids is None else np.searchsorted(self._ids, found.ids)
-            return found, Codes.from_bytes(stored[rows], self.bits).words
-
-        return reranking.search(nearest, queries, k, self._n_codes, n_threads(threads))
-
-    def _first(self, asked: Packed, k: int, allowed: Mask | None, count_ties: bool) -> Neighbors:
-        parts, ties = [], np.zeros(len(asked), np.int64)
-        for hits in self._nearest(asked, min(k, self._n_codes), allowed):
-            nearest, tied = _cut(hits, k, len(asked))
+    def _nearest(
+        self, queries: Codes, k: int, mask: Mask | None, threads: int, count_ties: bool, with_codes: bool
+    ) -> tuple[Rows, Ids | None, Words]:
+        stored = self._stored() if with_codes else None
+        parts, ties = [], np.zeros(len(queries), np.int64)
+        for hits in self._candidates(packed_for_faiss(queries), k, mask):
+            nearest, tied = _cut(hits, k, len(queries))
             parts.append(nearest)
             ties += tied
-        return self._neighbors(parts, len(asked), ties if count_ties else None)
+        found = _joined(parts, len(queries))
+        codes = self._like if stored is None else Codes.from_bytes(stored[found[1]], self.bits)
+        return found, ties if count_ties else None, codes.words
+
+    def _within(self, queries: Codes, radius: int, mask: Mask | None, threads: int) -> Rows:
+        hits = self._all_within(packed_for_faiss(queries), np.arange(len(queries)), radius, mask)
+        return _joined(list(hits), len(queries))
 
     def _stored(self) -> Packed:
         """uint8 [n_codes, n_bytes]: FAISS's copy of the codes, by row, where it lies."""
@@ -133,24 +90,10 @@ class FaissIndex:
         stored: Packed = faiss.rev_swig_ptr(flat.xb.data(), flat.xb.size()).reshape(self._n_codes, flat.code_size)
         return stored
 
-    def within(
-        self, queries: Codes, radius: int, mask: Mask | Bools | None = None, threads: int | None = None
-    ) -> Neighbors:
-        """All neighbours at a distance of at most `radius` that this kind finds, ordered by (distance, id).
-
-        Parameters and errors as for FlatIndex.
-        """
-        radius = operator.index(radius)
-        if radius < 0:
-            raise ValueError(f"radius must not be negative, got {radius}")
-        asked, allowed = self._checked(queries, mask, threads)
-        everyone = np.arange(len(asked))
-        return self._neighbors(list(self._within(asked, everyone, min(radius, self.bits), allowed)), len(asked))
-
-    def _nearest(self, asked: Packed, k: int, allowed: Mask | None) -> Iterator[_Hits]:
+    def _candidates(self, asked: Packed, k: int, allowed: Mask | None) -> Iterator[_Hits]:
         """The hits that the first k of every query, and all that tie with the last of them, are among."""
         if allowed is not None and not self.takes_masks:
-            yield from self._within(asked, np.arange(len(asked)), self.bits, allowed)
+            yield from self._all_within(asked, np.arange(len(asked)), self.bits, allowed)
             return
         if not (len(asked) and self._n_codes):
             return
@@ -161,14 +104,14 @@ class FaissIndex:
         found[torn] = False
         yield _Hits(np.nonzero(found)[0], rows[found], distances[found])
         for radius in np.unique(last[torn]).tolist():
-            yield from self._within(asked, np.flatnonzero(torn & (last == radius)), radius, allowed)
+            yield from self._all_within(asked, np.flatnonzero(torn & (last == radius)), radius, allowed)
 
     def _dense(self, asked: Packed, k: int, allowed: Mask | None) -> tuple[Distances, Ids]:
         """int32 and int64 [q, k]; rows are -1 where nothing was found."""
         found: tuple[Distances, Ids] = self._index.search(asked, k, params=self._parameters(allowed))
         return found
 
-    def _within(self, asked: Packed, numbers: Ids, radius: int, allowed: Mask | None) -> Iterator[_Hits]:
+    def _all_within(self, asked: Packed, numbers: Ids, radius: int, allowed: Mask | None) -> Iterator[_Hits]:
         """All that the queries of these numbers find within the radius, some queries at a time."""
         n_queries = max(8, MAX_HITS // max(1, self._n_codes))
         parameters = self._parameters(allowed) if self.takes_masks else None
@@ -184,24 +127,6 @@ class FaissIndex:
             return None
         faiss = import_faiss()
         return faiss.SearchParameters(sel=_selector(allowed))
-
-    def _checked(self, queries: Codes, mask: Mask | Bools | None, threads: int | None) -> tuple[Packed, Mask | None]:
-        check_type(queries)
-        check_same_model(self._like, queries)
-        n_threads(threads)
-        if mask is not None and not isinstance(mask, Mask):
-            mask = Mask.from_bools(np.asarray(mask))
-        if mask is not None and mask.n_rows != self._n_codes:
-            raise ValueError(f"the mask is for {mask.n_rows} rows, the index has {self._n_codes}")
-        return packed_for_faiss(queries), mask
-
-    def _neighbors(self, parts: list[_Hits], n_queries: int, ties: Ids | None = None) -> Neighbors:
-        queries, rows, distances = (np.concatenate(columns) for columns in zip(_NO_HITS, *parts, strict=True))
-        hits = _in_order(_Hits(queries, rows, distances))
-        offsets = np.zeros(n_queries + 1, np.int64)
-        np.cumsum(np.bincount(hits.queries, minlength=n_queries), out=offsets[1:])
-        ids = hits.rows if self._ids is None else self._ids[hits.rows]
-        return Neighbors(offsets, ids, hits.distances, ties)
 
 
 class FaissFlat(FaissIndex):
@@ -251,15 +176,12 @@ class FaissHnsw(FaissIndex):
     kind = "hnsw"
     takes_masks = True
 
-    def within(
-        self, queries: Codes, radius: int, mask: Mask | Bools | None = None, threads: int | None = None
-    ) -> Neighbors:
-        """Raises NotImplementedError: FAISS has no radius search in graphs."""
+    def _within(self, queries: Codes, radius: int, mask: Mask | None, threads: int) -> Rows:
         raise NotImplementedError(
             "FAISS has no radius search in HNSW graphs; faiss-flat, faiss-ivf, faiss-hash and faiss-multihash have one"
         )
 
-    def _nearest(self, asked: Packed, k: int, allowed: Mask | None) -> Iterator[_Hits]:
+    def _candidates(self, asked: Packed, k: int, allowed: Mask | None) -> Iterator[_Hits]:
         if len(asked) and self._n_codes:
             n_fetched = min(max(k, self._index.hnsw.efSearch), self._n_codes)
             distances, rows = self._dense(asked, n_fetched, allowed)
@@ -307,6 +229,15 @@ class FaissGpuFlat(FaissFlat):
 
 
 _NO_HITS = _Hits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))
+
+
+def _joined(parts: list[_Hits], n_queries: int) -> Rows:
+    """Hits of whatever order, query after query, each ordered by (distance, row)."""
+    queries, rows, distances = (np.concatenate(columns) for columns in zip(_NO_HITS, *parts, strict=True))
+    hits = _in_order(_Hits(queries, rows, distances))
+    offsets = np.zeros(n_queries + 1, np.int64)
+    np.cumsum(np.bincount(hits.queries, minlength=n_queries), out=offsets[1:])
+    return offsets, hits.rows, hits.distances
 
 
 def _in_order(hits: _Hits) -> _Hits:
