@@ -267,6 +267,18 @@ void define_searches(py::module_& module) {
 }
 
 using WeightArray = py::array_t<int16_t, py::array::c_style>;
+using ValueArray = py::array_t<float, py::array::c_style>;
+
+WeightArray quantised(const ValueArray& values) {
+  if (values.ndim() != 2) throw py::value_error("values must be float32 [q, bits]");
+  const auto n_bits = static_cast<size_t>(values.shape(1));
+  WeightArray weights({values.shape(0), values.shape(1)});
+  for (py::ssize_t q = 0; q < values.shape(0); ++q)
+    if (!athsearch::quantise(values.data() + static_cast<size_t>(q) * n_bits, n_bits,
+                             weights.mutable_data() + static_cast<size_t>(q) * n_bits))
+      throw py::value_error("logits hold NaN or infinity, which cannot be quantised");
+  return weights;
+}
 
 // (offsets int64 [q + 1], places int64 [n], scores int32 [n])
 py::tuple rerank(const WordArray& codes, const OffsetArray& offsets, const WeightArray& weights, uint64_t k,
@@ -362,6 +374,8 @@ PYBIND11_MODULE(_scan, module) {
            py::arg("codes"), py::arg("offsets").noconvert(), py::arg("rows").noconvert(), py::arg("tables").noconvert(),
            py::arg("added"));
   define_searches<Sorted>(module);
+  module.def("quantised", &quantised, py::arg("values").noconvert(),
+             "int16 [q, bits] of float32 [q, bits]: round(u * (32767 / max |u|)) of each row.");
   module.def("rerank", &rerank, py::arg("codes").noconvert(), py::arg("offsets").noconvert(),
              py::arg("weights").noconvert(), py::arg("k"), py::arg("threads"),
              "(offsets, places, scores): the first k of each query's codes by (score descending, place).");

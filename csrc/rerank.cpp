@@ -12,6 +12,7 @@
 #include "rerank.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "partition.h"
 
@@ -80,6 +81,18 @@ class Reranker {
 };
 
 }  // namespace
+
+bool quantise(const float* values, size_t n_bits, int16_t* weights) {
+  float largest = 0;
+  for (size_t bit = 0; bit < n_bits; ++bit) {
+    if (!std::isfinite(values[bit])) return false;
+    largest = std::max(largest, std::fabs(values[bit]));
+  }
+  const double scale = largest == 0 ? 0 : 32767.0 / static_cast<double>(largest);
+  for (size_t bit = 0; bit < n_bits; ++bit)
+    weights[bit] = static_cast<int16_t>(std::nearbyint(static_cast<double>(values[bit]) * scale));
+  return true;
+}
 
 RowCodes::RowCodes(const Database& database) : database_(database) {
   uint64_t first_row = database.first_row;

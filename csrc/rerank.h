@@ -21,6 +21,10 @@ class RowCodes {
   std::vector<uint64_t> first_rows_;  // of each segment
 };
 
+// Writes a query's real values u as round(u * (32767 / max |u|)), computed in double, halves to even: the same on every
+// machine. All zeros stay zeros. Returns false where a value is not finite.
+bool quantise(const float* values, size_t n_bits, int16_t* weights);
+
 // What is to be ordered: for query q, candidates offsets[q] to offsets[q + 1] - 1, ascending by (distance, row).
 struct Candidates {
   const uint64_t* words;   // of their codes, row-major [n_candidates, n_words]

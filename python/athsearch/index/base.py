@@ -77,7 +77,7 @@ class Plan:
 
 
 class CheckedIndex:
-    """What every index of ours shares: it checks what it is given and what is asked, re-ranks, and gives rows their ids.
+    """What our indexes share: they check what they are given and what is asked, re-rank, and give rows their ids.
 
     codes: Codes, or segments of them that count as one after the other. ids: int64 [n_codes], strictly ascending (a
     ValueError otherwise), or None for the row numbers 0, 1, 2, ...

@@ -18,7 +18,6 @@ Nearest = Callable[[Codes, int], tuple[Neighbors, Words]]  # (queries, k) -> nei
 
 RERANKINGS = ("asymmetric",)
 DEFAULT_DEPTH = 200
-LARGEST_WEIGHT = 32767
 MAX_CANDIDATES = 1 << 20  # re-ranked at once, so that their memory does not grow with the queries
 
 
@@ -58,13 +57,16 @@ class Reranking:
         k = min(k, max(n_codes, 1))
         n_candidates = min(max(k, self.depth), max(n_codes, 1))
         n_queries = max(1, MAX_CANDIDATES // n_candidates)
-        parts = []
-        for begin in range(0, max(len(queries), 1), n_queries):
-            some = slice(begin, begin + n_queries)
-            found, codes = nearest(queries[some], n_candidates)
-            offsets, places, scores = _scan.rerank(codes, found.offsets, self.weights[some], k, threads)
-            parts.append(Neighbors(offsets, found.ids[places], found.distances[places], scores=scores))
-        return _joined(parts)
+
+        def reranked(queries: Codes, weights: Weights) -> Neighbors:
+            found, codes = nearest(queries, n_candidates)
+            offsets, places, scores = _scan.rerank(codes, found.offsets, weights, k, threads)
+            return Neighbors(offsets, found.ids[places], found.distances[places], scores=scores)
+
+        if len(queries) <= n_queries:
+            return reranked(queries, self.weights)
+        parts = [slice(begin, begin + n_queries) for begin in range(0, len(queries), n_queries)]
+        return _joined([reranked(queries[part], self.weights[part]) for part in parts])
 
 
 def quantised(logits: Floats) -> Weights:
@@ -73,18 +75,11 @@ def quantised(logits: Floats) -> Weights:
     Computed in double precision, halves rounded to even, so that it is the same on every machine. Raises ValueError
     where a logit is not finite.
     """
-    largest = np.abs(logits).max(axis=1, keepdims=True).astype(np.float64)
-    if not np.isfinite(largest).all():
-        raise ValueError("logits hold NaN or infinity, which cannot be quantised")
-    largest[largest == 0] = 1
-    weights: Weights = np.rint(logits * (LARGEST_WEIGHT / largest)).astype(np.int16)
-    return weights
+    return _scan.quantised(np.ascontiguousarray(logits))
 
 
 def _joined(parts: list[Neighbors]) -> Neighbors:
     """Re-ranked answers to some queries and to those after them, as one."""
-    if len(parts) == 1:
-        return parts[0]
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     ids, distances, scores = (
         np.concatenate([getattr(part, field) for part in parts]) for field in ("ids", "distances", "scores")
