@@ -13,7 +13,7 @@ SETS = {  # name -> path below the folder of data, and options that say how to r
 }
 # Passes that take no more than two minutes of two cores, decoding and scoring included. The paper's recipe is cheap for
 # an image and sees each three times, so it gets as many minutes, not as many passes.
-EPOCHS = {"fundus_eye4": 20, "rbc12": 12, "pneumoniamnist": 12}
+EPOCHS = {"fundus_eye4": 20, "rbc12": 12, "pneumoniamnist": 11}
 PAPER_EPOCHS = {"fundus_eye4": 60, "rbc12": 32, "pneumoniamnist": 36}
 SIZE = 64
 N_FEW = 10  # training images that the rarest classes are cut to
@@ -72,9 +72,9 @@ METHODS = LOSS_METHODS | ABLATIONS
 
 
 def losses() -> Iterator[Run]:
-    """Every loss at 32 bits."""
+    """Every loss at 32 bits; ours first, for the others are held against it."""
     for seed in range(3):
-        for method in LOSS_METHODS:
+        for method in dict.fromkeys(("ours", *LOSS_METHODS)):
             for name in SETS:
                 yield Run(name, method, seed=seed)
 

@@ -51,8 +51,9 @@ class EpochReport:
     """One epoch. Counts from 1.
 
     loss: mean over steps, the sum of `parts`. validation: macro precision at 10 by Hamming distance, expectation over
-    ties, of validation images asked against training images; None where there are none. best_epoch: whose weights would
-    be kept if training ended here. lr: of the last step. seconds: of wall time, validation included.
+    ties, of validation images asked against training images, without mirror images, which would cost more time than
+    they tell; None where there are none. best_epoch: whose weights would be kept if training ended here. lr: of the
+    last step. seconds: of wall time, validation included.
     """
 
     epoch: int
@@ -225,7 +226,7 @@ class _Training:
             raise ModelError(
                 f"training diverged in epoch {epoch} (loss {loss}); a smaller lr than {self.settings.lr} helps"
             )
-        validation = self.validation.measure(self._encoder(self.device)) if self.validation else None
+        validation = self.validation.measure(self._encoder(self.device, "none")) if self.validation else None
         report = EpochReport(
             epoch=epoch,
             epochs=self.settings.epochs,
@@ -239,9 +240,13 @@ class _Training:
         best = min([*self.history, report], key=self._worse)
         return dataclasses.replace(report, best_epoch=best.epoch)
 
-    def _encoder(self, device: str) -> Encoder:
-        """Of the averaged weights as they are now."""
-        return Encoder(tensors_of(self.average), self.description, device)
+    def _encoder(self, device: str, mirrors: str | None = None) -> Encoder:
+        """Of the averaged weights as they are now. mirrors: others than the model's own."""
+        preprocessing = self.description.preprocessing
+        if mirrors is not None:
+            preprocessing = dataclasses.replace(preprocessing, mirrors=mirrors)
+        description = dataclasses.replace(self.description, preprocessing=preprocessing)
+        return Encoder(tensors_of(self.average), description, device)
 
     def _worse(self, report: EpochReport) -> float:
         chosen_by_loss = self.settings.validation_share == 0 or report.validation is None
