@@ -6,7 +6,6 @@ python benchmarks/quality/report.py
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import mean, stdev
@@ -32,13 +31,9 @@ def main() -> None:
 def filled(page: str, lines: list[Line]) -> str:
     """The page with its tables made anew."""
     for name, table in TABLES.items():
-        body = "\n".join(table(lines))
-        page = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)",
-            lambda found, body=body: found[1] + body + found[2],
-            page,
-            flags=re.S,
-        )
+        body = "".join(f"{line}\n" for line in table(lines))
+        start, end = page.index(f"<!-- {name} -->\n") + len(f"<!-- {name} -->\n"), f"<!-- end {name} -->"
+        page = page[:start] + body + page[page.index(end) :]
     return page
 
 
@@ -172,8 +167,10 @@ def losses_figure(lines: list[Line]) -> Any:
     """A dot a run, a bar a mean; methods from worst to best in the mean over the sets; chance as a line."""
     methods = [method for method in LOSS_METHODS if chosen(lines, method=method)]
     methods.sort(key=lambda method: mean(map(hamming, chosen(lines, method=method))))
-    figure, axes = plt.subplots(1, len(SETS), figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    for axis, name in zip(axes, SETS, strict=True):
+    sets = [name for name in SETS if chosen(lines, set=name)]
+    size = 2.5 + 3 * len(sets), 0.5 + 0.35 * max(4, len(methods))
+    figure, axes = plt.subplots(1, len(sets), figsize=size, sharey=True, constrained_layout=True, squeeze=False)
+    for axis, name in zip(axes[0], sets, strict=True):
         here = chosen(lines, set=name)
         for place, method in enumerate(methods):
             values = [hamming(line) for line in chosen(here, method=method)]
@@ -181,11 +178,10 @@ def losses_figure(lines: list[Line]) -> Any:
             if values:
                 axis.barh(place, mean(values), color=colour, height=0.7)
                 axis.plot(values, [place] * len(values), "o", color="black", markersize=3)
-        if here:
-            axis.axvline(here[0]["chance"]["precision"], color="black", linestyle=":", linewidth=1)
+        axis.axvline(here[0]["chance"]["precision"], color="black", linestyle=":", linewidth=1)
         axis.set_title(name)
         axis.set_xlabel("macro P@10, Hamming, 32 bits")
-    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0][0].set_yticks(range(len(methods)), methods)
     return figure
 
 
