@@ -18,7 +18,7 @@ from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.errors import CheckpointError, ModelError, SourceError
 from athsearch.evaluation import evaluate
-from athsearch.model.network import NETWORKS, ResidualATHNet
+from athsearch.model.network import NETWORKS, DeeperATHNet
 from athsearch.training import EpochReport, StepReport, recipe_settings, train
 
 SMALL = {"default": recipe_settings("default", size=64, bits=16, epochs=3, batch=8)}
@@ -233,7 +233,7 @@ def test_a_loss_that_does_not_reach_the_code_is_refused(folder: Path) -> None:
 
 
 def test_a_network_of_ones_own_is_trained_and_encodes_on_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Own(ResidualATHNet):
+    class Own(DeeperATHNet):
         """As an extension of the registry might be."""
 
     monkeypatch.setitem(NETWORKS, "own", Own)

@@ -82,32 +82,6 @@ class _LessOne(nn.Module):
         return attention
 
 
-class _SecondBlock(nn.Module):
-    """A stage followed by relu(x + BN(conv(relu(BN(conv(x)))))), which keeps channels and size."""
-
-    def __init__(self, stage: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.stage = stage
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.first_norm, self.second_norm = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
-        for conv in (self.first, self.second):
-            nn.init.xavier_normal_(conv.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stage(x)
-        inner = functional.relu(self.first_norm(self.first(x)))
-        return functional.relu(x + self.second_norm(self.second(inner)))
-
-
-class Deeper(ResidualATHNet):
-    """A second block in the last two stages: 1.8 times the work."""
-
-    def __init__(self, size: int, bits: int, n_classes: int) -> None:
-        super().__init__(size, bits, n_classes)
-        self.second, self.third = _SecondBlock(self.second, 64), _SecondBlock(self.third, 128)
-
-
 class ClassOnFeatures(ResidualATHNet):
     """The class layer beside the hash layer, as in the paper, instead of on the code."""
 
@@ -201,7 +175,6 @@ VARIANT_NETWORKS: dict[str, type[ResidualATHNet]] = {
     "mean-attention": MeanAttention,
     "maximum-attention": MaximumAttention,
     "class-on-features": ClassOnFeatures,
-    "deeper": Deeper,
 }
 VARIANT_LOSSES: dict[str, type[Loss]] = {
     "no-class": NoClass,

@@ -95,7 +95,7 @@ RECIPES: dict[str, TrainingSettings] = {
     ),
     "default": TrainingSettings(
         recipe="default",
-        network="ath-m",
+        network="ath-l",
         loss="centre-triplet",
         scaling="centred",
         bits=32,

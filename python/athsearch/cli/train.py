@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @source_options
 @click.option("--out", "run_dir", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="default", show_default=True)
-@click.option("--network", help="Another network than the recipe's: ath-s or ath-m.")
+@click.option("--network", help="Another network than the recipe's: ath-s, ath-m or ath-l.")
 @click.option("--loss", help="Another loss than the recipe's, such as orthohash; a wrong name lists them all.")
 @click.option("--bits", type=int, help="Code length.")
 @click.option("--size", type=int, help="Side of the network's input, in pixels.")

@@ -6,7 +6,7 @@ Codes need only this; torch is for training, for GPUs, and for explanations. Log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -96,6 +96,11 @@ class _Steps:
         shortcut = self.convolution(f"{name}.shortcut", in_, n_out, shortcut_kernel, 2, is_rectified=False)
         return self.convolution(f"{name}.second", inner, n_out, 3, 1, added=shortcut)
 
+    def identity_block(self, name: str, in_: tuple[int, int, int]) -> tuple[int, int, int]:
+        """An IdentityBlock."""
+        inner = self.convolution(f"{name}.first", in_, in_[2], 3, 1)
+        return self.convolution(f"{name}.second", inner, in_[2], 3, 1, added=in_)
+
     def pool(self, in_: tuple[int, int, int], run: Callable[[int, int], None]) -> tuple[int, int, int]:
         out = self.plane(*in_[1:])
         run(in_[0], out[0])
@@ -127,15 +132,32 @@ def _ath_s(steps: _Steps, bits: int) -> None:
 
 
 def _ath_m(steps: _Steps, bits: int) -> None:
+    _residual(steps, bits, ())
+
+
+def _ath_l(steps: _Steps, bits: int) -> None:
+    _residual(steps, bits, {"second", "third"})
+
+
+def _residual(steps: _Steps, bits: int, deeper: Collection[str]) -> None:
+    """deeper: the stages of two blocks."""
     x = steps.convolution("stem", steps.input, 24, 3, 2)
     for name, n_out in (("first", 32), ("second", 64), ("third", 128)):
-        x = steps.attention(f"{name}_attention", steps.block(name, x, n_out, 1), 1.0)
+        if name in deeper:
+            x = steps.identity_block(f"{name}.1", steps.block(f"{name}.0", x, n_out, 1))
+        else:
+            x = steps.block(name, x, n_out, 1)
+        x = steps.attention(f"{name}_attention", x, 1.0)
     steps.network.summarise(x[0])
     scale, shift = steps.norm("hash_norm", bits, is_affine=False)
     steps.finish(steps.tensor("hash_layer.weight", bits, 2 * x[2]) * scale[:, None], shift)
 
 
-BUILDERS: dict[str, Callable[[_Steps, int], None]] = {"ath-s": _ath_s, "ath-m": _ath_m}
+BUILDERS: dict[str, Callable[[_Steps, int], None]] = {
+    "ath-s": _ath_s,
+    "ath-m": _ath_m,
+    "ath-l": _ath_l,
+}
 
 
 def _filled(channels: int) -> int:
