@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from athsearch._training_batches import augment, balanced_batches, draw_triplets
+from athsearch._training_batches import augment, draw_triplets, tempered_batches
 from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.errors import CheckpointError, ModelError, SourceError
@@ -273,19 +273,32 @@ def test_triplets_have_a_positive_and_a_negative_for_every_image() -> None:
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 12])
-def test_batches_are_balanced(n_classes: int) -> None:
-    sizes = [400, *[20] * (n_classes - 1)]
+def test_batches_show_rare_classes_more_often_than_they_are(n_classes: int) -> None:
+    sizes = [400, *[25] * (n_classes - 1)]
     classes = np.repeat(np.arange(n_classes), sizes)
-    batches = list(balanced_batches(classes, 32, np.random.default_rng(0)))
+    batches = list(tempered_batches(classes, 32, np.random.default_rng(0)))
     assert len(batches) == len(classes) // 32
     for rows in batches:
         counts = Counter(classes[rows].tolist())
         assert len(rows) == 32
         assert len(counts) == min(n_classes, 8)
-        assert max(counts.values()) - min(counts.values()) <= 1
+        assert min(counts.values()) >= 2
+        if n_classes < 8:  # all of them; the fourth root of 400 / 25 is 2
+            rare = [counts[number] for number in range(1, n_classes)]
+            assert counts[0] in (2 * 32 // (n_classes + 1), 2 * 32 // (n_classes + 1) + 1)
+            assert max(rare) - min(rare) <= 1
     large = np.concatenate(batches)
     large = large[classes[large] == 0]
     assert len(set(large.tolist())) == len(large)  # none twice before all have come
+
+
+def test_batches_that_a_class_would_fill_leave_room_for_others() -> None:
+    classes = np.repeat(np.arange(8), [100_000, *[2] * 7])
+    (rows, *_) = tempered_batches(classes, 16, np.random.default_rng(0))
+    counts = Counter(classes[rows].tolist())
+    assert len(rows) == 16
+    assert set(counts.values()) <= {2, *range(2, 11)}
+    assert len(counts) == 4
 
 
 def test_augmentation_keeps_grey_grey_and_up_up() -> None:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .model.losses.base import sampling_weights
 from .types import Square
 
 Rows = NDArray[np.int64]
 
-IMAGES_A_CLASS = 4  # in a batch, at least
+IMAGES_A_CLASS = 4  # in a batch, on average, at least
 
 ROTATION_DEGREES = 15.0
 ZOOM = 1.1
@@ -40,24 +41,34 @@ def draw_triplets(classes: Rows, rng: np.random.Generator) -> Rows:
     return triplets
 
 
-def balanced_batches(classes: Rows, batch: int, rng: np.random.Generator) -> Iterator[Rows]:
+def tempered_batches(classes: Rows, batch: int, rng: np.random.Generator) -> Iterator[Rows]:
     """One epoch of batches, int64 [batch] rows each, len(classes) // batch of them but at least one.
 
-    A batch holds up to batch / 4 classes, any one as likely as any other, and equally many images of each, give or take
-    one. Within a class no image comes again before all others have come.
+    A batch holds up to batch / 4 classes, any one as likely as any other, in the proportions of `sampling_weights`, but
+    two images of each at least. Within a class no image comes again before all others have come.
     """
     members = [np.flatnonzero(classes == number) for number in range(int(classes.max()) + 1)]
+    weights = sampling_weights([len(rows) for rows in members]).numpy()
     waiting: list[list[int]] = [[] for _ in members]
     n_drawn = min(len(members), max(1, batch // IMAGES_A_CLASS))
     for _ in range(max(1, len(classes) // batch)):
         rows: list[int] = []
-        for place, number in enumerate(rng.permutation(len(members))[:n_drawn]):
-            size = batch // n_drawn + (place < batch % n_drawn)
+        drawn = rng.permutation(len(members))[:n_drawn]
+        for number, size in zip(drawn, _shared_out(batch, weights[drawn]), strict=True):
             while len(waiting[number]) < size:
                 waiting[number] += rng.permutation(members[number]).tolist()
             rows += waiting[number][:size]
             del waiting[number][:size]
         yield np.array(rows)
+
+
+def _shared_out(batch: int, weights: NDArray[np.float64]) -> Rows:
+    """Whole numbers near batch * weights / sum, 2 or more each, that sum to batch, which is twice as many or more."""
+    wanted = batch * weights / weights.sum()
+    sizes: Rows = np.maximum(2, np.floor(wanted)).astype(np.int64)
+    while (missing := batch - int(sizes.sum())) != 0:
+        sizes[np.argmax((wanted - sizes) * np.sign(missing))] += np.sign(missing)
+    return sizes
 
 
 def is_grey(squares: Square) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._training_batches import Rows, augment, balanced_batches, draw_triplets, is_grey
+from ._training_batches import Rows, augment, draw_triplets, is_grey, tempered_batches
 from ._training_images import Pictures, check_classes, divide, read_pictures
 from ._training_run import RunFolder, State, flatten_optimiser, restore_optimiser
 from .codes import Codes
@@ -255,8 +255,8 @@ class _Training:
     def _batches(self, rng: np.random.Generator) -> Iterator[Rows]:
         """Rows int64 [batch], or [3, batch] of triplets."""
         batch = self.settings.batch
-        if self.loss.batches == "balanced":
-            yield from balanced_batches(self.classes, batch, rng)
+        if self.loss.batches == "tempered":
+            yield from tempered_batches(self.classes, batch, rng)
             return
         triplets = draw_triplets(self.classes, self._rng(_TRIPLETS))  # the same ones every epoch, in another order
         order = rng.permutation(len(triplets))

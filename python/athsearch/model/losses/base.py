@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from ..network import Output
 
+SAMPLING_POWER = 0.25  # of a class's size, in tempered batches
+
 
 class Loss(nn.Module):
     """A loss is built for a code length and classes, and called with what the network made of a batch.
 
     batches: "triplets" (rows are n anchors, then their n positives, then their n negatives; each third went through the
-    network by itself) or "balanced" (one forward pass over rows of several classes, equally many of each).
+    network by itself) or "tempered" (one forward pass over rows of several classes, see `sampling_weights`).
     Parameters of the loss, if it has any, are trained with the network's.
     """
 
-    batches: ClassVar[str] = "balanced"
+    batches: ClassVar[str] = "tempered"
 
     def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
         """class_sizes: how many training images each class has."""
@@ -33,6 +35,16 @@ class Loss(nn.Module):
         labels: int64 [B], from 0 to the number of classes - 1. progress: how much of the training is done, 0 to 1.
         """
         raise NotImplementedError
+
+
+def sampling_weights(class_sizes: Sequence[int]) -> Tensor:
+    """float64 [n_classes], sum 1: how often tempered batches show each class, n_y^(1/4) over the sum of all.
+
+    Between classes in their natural numbers (power 1), whose rare ones are hardly learnt, and equally many of each (0),
+    where the few images of a rare class come so often that they are learnt by heart.
+    """
+    weights = torch.tensor(class_sizes, dtype=torch.float64) ** SAMPLING_POWER
+    return weights / weights.sum()
 
 
 def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class TripletCrossEntropy(Loss):
 
 
 class BatchTripletCrossEntropy(Loss):
-    """The paper's loss on the sampler of the others: TripletCrossEntropy over all triplets of a balanced batch.
+    """The paper's loss on the sampler of the others: TripletCrossEntropy over all triplets of a tempered batch.
 
     L_class is three times the mean cross-entropy, for an image stands in three places of a triplet.
     """
