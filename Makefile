@@ -5,7 +5,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
 CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon bench bench-scale study soak clean
+.PHONY: demo test lint format sanitize neon bench bench-scale study soak fuzz clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -62,6 +62,10 @@ study: .venv/dev.stamp
 # An hour of everything docs/embedding.md promises, in one process, and an array of more than 2^31 rows (17 GB of holes).
 soak: .venv/dev.stamp
 	$(BIN)/python benchmarks/soak.py
+
+# A hundred thousand damaged files and expressions, in a quarter of an hour; a short form is part of `make test`.
+fuzz: .venv/dev.stamp
+	$(BIN)/python tests/fuzz/fuzz.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)
