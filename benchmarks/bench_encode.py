@@ -34,7 +34,7 @@ from athsearch.model.network import NETWORKS
 from athsearch.preprocessing import Preprocessing
 
 RESULTS = Path(__file__).parent / "results" / "encode.json"
-CASES = (("ath-s", 256, 36), ("ath-m", 96, 32))  # network, size, bits
+CASES = (("ath-s", 256, 36), ("ath-m", 96, 32), ("ath-l", 96, 32))  # network, size, bits
 BATCH = 32
 Run = Callable[[], Any]
 
