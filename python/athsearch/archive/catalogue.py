@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ import numpy as np
 from ..errors import CatalogueError, FormatVersion
 from ..types import Ids
 from .cases import COLUMNS, Case, NewCase, Value
-from .checks import seal, watch
+from .checks import PART_ROWS, insert, seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
 from .where import record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
+WRITER_CACHE_BYTES = 64 << 20
+
+
+# Not escaped: SQLite compares a path's key with the bytes that stand here.
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class Catalogue:
@@ -71,6 +77,8 @@ class Catalogue:
             check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous = FULL" if writable else "PRAGMA query_only = ON")
+        if writable:  # pseudonyms fall anywhere into their index: pages that do not fit are written more than once
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_BYTES >> 10}")
         connection.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as removed
         return connection
 
@@ -267,32 +275,35 @@ class Catalogue:
             statement = f"SELECT max(({after}), coalesce(({noted}), 1))"
             return int(self._connection.execute(statement).fetchone()[0])
 
-    def add(self, root: str, segment: Segment, cases: Sequence[NewCase]) -> int:
-        """Lists a segment and its cases, one a row of the segment, in one transaction.
+    def add(self, root: str, segment: Segment, cases: Iterable[NewCase], index: KeptIndex | None = None) -> int:
+        """Lists a segment and its cases, one a row of the segment, and what `add_codes` lists, in one transaction.
 
         A case of the same root and source, whose file was changed since, is retired by its new one. Returns how many.
         """
         with self.transaction("IMMEDIATE"):
             number = self.root_number(root)
             self.list_segment(segment)
-            columns = "id, root, source, content, label, patient, study, split, record, stamp"
-            self.execute_many(
-                f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
+            numbered = enumerate(cases, segment.first_id)
+            while part := list(islice(numbered, PART_ROWS)):
+                rows: list[tuple[Any, ...]] = [
                     (
-                        *(id, case.source, case.content, case.label, case.patient, case.study, case.split),
-                        *(to_json(case.record), case.stamp),
+                        *(id, number, case.source, case.content, case.label, case.patient, case.study, case.split),
+                        *(to_json(dict(case.record)) if case.record else "{}", 0, None, case.stamp),
                     )
-                    for id, case in enumerate(cases, segment.first_id)
-                ),
-            )
-            newer = "FROM cases AS newer WHERE newer.id >= ?"
+                    for id, case in part
+                ]
+                insert(self._connection, "cases", rows)
+                self._name_columns(case for _, case in part)
+            # Codes that were given have no content, and nothing tells that their images changed.
+            newer = "FROM cases AS newer WHERE newer.id >= ? AND newer.content != x''"
             retired = self.execute(
                 f"UPDATE cases SET is_deleted = 1, retired_by = (SELECT id {newer} AND newer.source = cases.source) "
-                f"WHERE source IN (SELECT source {newer}) AND root = {number} AND id < ? AND NOT is_deleted",
+                f"WHERE source IN (SELECT source {newer}) AND root = {number} AND id < ? AND NOT is_deleted "
+                "AND content != x''",
                 *[segment.first_id] * 3,
             )
-            self.name_columns(cases)
+            if index is not None:
+                self.list_index(index)
             return retired.rowcount
 
     def update(self, cases: Sequence[tuple[int, NewCase]]) -> None:
@@ -300,17 +311,19 @@ class Catalogue:
         with self.transaction("IMMEDIATE"):
             self.execute_many(
                 "UPDATE cases SET label = ?, patient = ?, study = ?, split = ?, record = ? WHERE id = ?",
-                ((case.label, case.patient, case.study, case.split, to_json(case.record), id) for id, case in cases),
+                (
+                    (case.label, case.patient, case.study, case.split, to_json(dict(case.record)), id)
+                    for id, case in cases
+                ),
             )
-            self.name_columns(case for _, case in cases)
+            self._name_columns(case for _, case in cases)
 
     def root_number(self, root: str) -> int:
         """The number of a root, which is listed if it is not there yet. In a transaction that writes."""
         self.execute("INSERT OR IGNORE INTO root (path) VALUES (?)", root)
         return int(self.execute("SELECT number FROM root WHERE path = ?", root).fetchone()[0])
 
-    def name_columns(self, cases: Iterable[NewCase]) -> None:
-        """Lists the columns of the cases' records. In a transaction that writes."""
+    def _name_columns(self, cases: Iterable[NewCase]) -> None:
         names = sorted({name for case in cases for name in case.record})
         self.execute_many("INSERT OR IGNORE INTO record_column (name) VALUES (?)", ((name,) for name in names))
 
@@ -379,9 +392,3 @@ class Catalogue:
         with self._errors():
             rows = self._connection.execute(statement, parameters).fetchall()
         return np.array([row[0] for row in rows], np.int64)
-
-
-def to_json(record: Mapping[str, Value]) -> str:
-    """A record as it is stored."""
-    # Not escaped: SQLite compares a path's key with the bytes that stand here.
-    return json.dumps(dict(record), ensure_ascii=False, allow_nan=False)

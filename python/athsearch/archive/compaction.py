@@ -146,7 +146,7 @@ def _rebuilt(path: Path, kept: KeptIndex, codes: Sequence[Codes], progress: Call
 def _deleted_images(catalogue: Catalogue) -> list[tuple[str, bytes]]:
     """(source, content) of the cases that were deleted; those that a changed file retired may come back."""
     with catalogue.transaction():
-        images = "SELECT source, content FROM cases WHERE is_deleted AND retired_by IS NULL"
+        images = "SELECT source, content FROM cases WHERE is_deleted AND retired_by IS NULL AND content != x''"
         return catalogue.execute(images).fetchall()
 
 

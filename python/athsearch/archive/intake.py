@@ -23,7 +23,7 @@ from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Square
-from .cases import KnownCase, NewCase, Value, record_name
+from .cases import COLUMNS, KnownCase, NewCase, Value, record_name
 from .catalogue import Catalogue
 from .pseudonym import PatientKey
 from .recognition import Recognition
@@ -143,7 +143,11 @@ def add_images(
         # Taken first: what an interruption in the middle leaves uncertain must not be written a second time.
         taken, pending[:] = pending[:], []
         images = [image for batch, _ in taken for image in batch]
-        cases = [_new_case(image, key) for image in images if not image.error and not image.known]
+        cases = [
+            new_case(image.item, image.content, key, image.stamp)
+            for image in images
+            if not image.error and not image.known
+        ]
         if cases:
             parts = [part for _, part in taken]
             segment = write_segment(folder, parts, len(cases), encoder.bits, catalogue.next_id())
@@ -164,7 +168,7 @@ def add_images(
                     counts["deleted"] += 1
                 elif image.known:
                     counts["present"] += 1
-                    case = _new_case(image, key)
+                    case = new_case(image.item, image.content, key, image.stamp)
                     if _differs(image.known, case):
                         differing.append((image.known.id, case))
             counts["differing"] += len(differing)
@@ -208,7 +212,7 @@ def encode_queries(
 
 
 def check_records(source: Source, columns: Sequence[str]) -> None:
-    """Whether the catalogue can hold this source's root and records beside the columns it has.
+    """Whether the catalogue can hold this source's root and records beside the `columns` it has.
 
     Raises SourceError where it cannot: text that is not UTF-8, a number that is not finite, or a column's name that SQL
     would take for another's, since it does not tell capitals apart.
@@ -217,7 +221,7 @@ def check_records(source: Source, columns: Sequence[str]) -> None:
         str(source.root.resolve()).encode()
     except UnicodeEncodeError as error:
         raise SourceError(f"{source.root!r}: the folder's name is not UTF-8, which the catalogue needs") from error
-    stored = {name.casefold(): name for name in columns}
+    stored = {name.casefold(): name for name in columns if name not in COLUMNS}
     origin: dict[str, str] = {}
     for column in sorted({name for item in source.items for name in item.record}):
         name = record_name(column)
@@ -239,12 +243,12 @@ def _is_plain(column: str) -> bool:
     return column.isprintable() and not {'"', "\\"} & set(column)
 
 
-def _new_case(image: LoadedImage, key: PatientKey | None) -> NewCase:
-    item = image.item
+def new_case(item: Item, content: bytes, key: PatientKey | None, stamp: str | None = None) -> NewCase:
+    """An item as it is stored. content: SHA-256 of its image's bytes. stamp: of its file."""
     patient = key.pseudonym(item.patient) if key and item.patient is not None else None
     study = key.pseudonym(item.study, "study") if key and item.study is not None else None
-    record = {record_name(name): value for name, value in item.record.items()}
-    return NewCase(item.source, image.content, item.label, patient, item.split, record, study, image.stamp)
+    record = {record_name(name): value for name, value in item.record.items()} if item.record else {}
+    return NewCase(item.source, content, item.label, patient, item.split, record, study, stamp)
 
 
 def _differs(known: KnownCase, case: NewCase) -> bool:

@@ -39,7 +39,7 @@ class Recognition:
         """Reads what the catalogue has of these sources."""
         found = _known(self._catalogue, self._root, sources)
         # A file that is known here with other bytes was changed, even if another root has a case of its new bytes.
-        at_home = {source for source, _, known in found if known.is_own and not known.is_deleted}
+        at_home = {source for source, content, known in found if content and known.is_own and not known.is_deleted}
         for source, content, known in found:
             if known.is_own or known.is_deleted or source not in at_home:
                 self._known[source, content] = known
