@@ -1,4 +1,4 @@
-"""Patients under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
+"""Patients and their studies under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
 
 A pseudonym tells that two cases are of one patient, not which patient it is. Paths and further columns of a manifest
 are stored as they are: where they name the patient, so does the archive.
@@ -6,11 +6,12 @@ are stored as they are: where they name the patient, so does the archive.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from ..errors import ArchiveError
 from ..files import naming, sync_folder
@@ -23,14 +24,22 @@ class PatientKey:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._cached = lru_cache(maxsize=1024)(self._digest)  # images of one patient come one after the other
         self.fingerprint = self._digest("fingerprint", "")[:16]
 
-    def pseudonym(self, patient: str) -> str:
-        """32 hexadecimal digits, the same for the same patient and key."""
-        return self._digest("patient", patient)[:32]
+    def pseudonym(self, name: str, purpose: Literal["patient", "study"] = "patient") -> str:
+        """32 hexadecimal digits, the same for the same name, purpose and key: a patient's and a study's never meet."""
+        return self._cached(purpose, name)[:32]
+
+    def deletion_digest(self, source: str, content: bytes) -> bytes:
+        """32 bytes by which a deleted image is recognised when it is added again, and by nothing else without the key.
+
+        content: SHA-256 of its bytes.
+        """
+        return bytes.fromhex(self._digest("deleted", f"{content.hex()}:{source}"))
 
     def _digest(self, purpose: str, text: str) -> str:
-        return hmac.new(self._key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, f"{purpose}:{text}".encode(), "sha256").hex()
 
     @classmethod
     def read(cls, path: Path) -> PatientKey:
