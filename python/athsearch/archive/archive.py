@@ -47,6 +47,7 @@ from .writing import write_empty, writing
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
     from .intake import AddReport, Queries
+    from .verifying import VerifyReport
 
 PART_ROWS = 1 << 17
 
@@ -433,6 +434,12 @@ class Archive:
         wanted = [_checked_id(id) for id in ids]
         with writing(self.path) as catalogue:
             return catalogue.delete(wanted)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Checks every byte against what was written. See `verifying.verify`, which needs no archive that opens."""
+        from .verifying import verify
+
+        return verify(self.path, self._key_path, progress)
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import CatalogueError, FormatVersion
+from ..files import sha256_of
 from ..types import Ids
 from .cases import COLUMNS, Case, KnownCase, NewCase, Value
-from .checks import PART_ROWS, insert, seal, watch
+from .checks import PART_ROWS, insert, note_schema, seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
 from .where import record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
+WEIGHTS = "weights.safetensors"  # beside the catalogue
 WRITER_CACHE_BYTES = 64 << 20
 
 
@@ -58,6 +60,7 @@ class Catalogue:
             connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {SCHEMA} COMMIT;")
             with connection:
                 connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
+                note_schema(connection)
                 seal(connection)
         finally:
             connection.close()
@@ -101,6 +104,9 @@ class Catalogue:
                     while (version := self._format()) < FORMAT:
                         for statement in UPGRADES[version]:
                             self._connection.execute(statement)
+                        if version == 2:
+                            self._note_weights()
+                            note_schema(self._connection)
                     watch(self._connection)
                 yield
                 if mode != "DEFERRED":
@@ -110,6 +116,13 @@ class Catalogue:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _note_weights(self) -> None:
+        """Formats before 3 did not know the bytes of their weights' file."""
+        weights = self._path.parent / WEIGHTS
+        if weights.is_file():
+            row = ["weights_sha256", sha256_of(weights)]
+            self._connection.execute("INSERT INTO property (name, value) VALUES (?, ?)", row)
 
     def _format(self) -> int:
         """Asked for each time: another connection may have made the format a later one."""
