@@ -47,6 +47,7 @@ from .writing import write_empty, writing
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
     from .intake import AddReport, Queries
+    from .repairing import RepairReport
     from .verifying import VerifyReport
 
 PART_ROWS = 1 << 17
@@ -440,6 +441,12 @@ class Archive:
         from .verifying import verify
 
         return verify(self.path, self._key_path, progress)
+
+    def repair(self, into: str | Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+        """Makes a new archive of all that is sound. See `repairing.repair`, which needs no archive that opens."""
+        from .repairing import repair
+
+        return repair(self.path, Path(into), progress)
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.

@@ -305,9 +305,11 @@ class Catalogue:
     def next_id(self) -> int:
         """The id of the first case of the next segment. Ids start at 1 and never return."""
         with self._errors():
-            return int(
-                self._connection.execute("SELECT coalesce(max(first_id + n_codes), 1) FROM segment").fetchone()[0]
-            )
+            noted = "SELECT CAST(value AS INTEGER) FROM property WHERE name = 'next_id'"
+            row = self._connection.execute(
+                f"SELECT max(coalesce(max(first_id + n_codes), 1), coalesce(({noted}), 1)) FROM segment"
+            ).fetchone()
+            return int(row[0])
 
     def add(self, root: str, segment: Segment, cases: Iterable[NewCase], index: KeptIndex | None = None) -> None:
         """Lists a segment and its cases, one a row of the segment, and what `add_codes` lists, in one transaction."""
@@ -345,6 +347,11 @@ class Catalogue:
             "INSERT INTO segment (first_id, n_codes, file, sha256, has_cases) VALUES (?, ?, ?, ?, ?)",
             [segment.first_id, segment.n_codes, segment.file, segment.sha256, segment.has_cases],
         )
+
+    def restore(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        """Rows of another catalogue, with all the columns of TABLES; to be called in a transaction."""
+        with self._errors():
+            insert(self._connection, table, rows)
 
     def set_property(self, name: str, value: str) -> None:
         """Notes a fact of the whole archive."""

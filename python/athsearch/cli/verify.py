@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..archive.verifying import verify as verify_archive
+from ..errors import ArchiveError
 from .common import ARCHIVE, json_option, key_option, print_json, progress, say
 
 
@@ -43,4 +44,7 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
         for name in report.leftovers:
             say(f"  {name}: listed nowhere, left by a writer that was stopped: harmless")
     if not report.is_sound:
-        raise click.exceptions.Exit(1)
+        raise ArchiveError(
+            f"{archive_path}: {len(report.problems):,} problems; `athsearch repair {archive_path} --into NEW` makes an "
+            "archive of all that is sound"
+        )
