@@ -178,6 +178,16 @@ class Archive:
             return len(snapshot.deleted_rows)
 
     @property
+    def n_unreadable(self) -> int:
+        """How many images could not be used when they came."""
+        return self._catalogue.n_unreadable()
+
+    @property
+    def format(self) -> int:
+        """The format of the archive on disk: see docs/format.md."""
+        return self._catalogue.format
+
+    @property
     def n_codes_alone(self) -> int:
         """How many of the cases that can be found have only a code and an id, no record."""
         with self._reading() as snapshot:

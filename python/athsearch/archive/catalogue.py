@@ -129,6 +129,19 @@ class Catalogue:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @property
+    def format(self) -> int:
+        """The format now: the first transaction that writes makes it FORMAT."""
+        with self._errors():
+            return self._format()
+
+    def n_unreadable(self) -> int:
+        """How many sources are listed as unreadable."""
+        with self._errors():
+            if self._format() < 3:
+                return 0
+            return int(self._connection.execute("SELECT count(*) FROM unreadable").fetchone()[0])
+
+    @property
     def data_version(self) -> int:
         """A number that changes whenever another connection has committed."""
         with self._errors():
