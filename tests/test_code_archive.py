@@ -98,6 +98,27 @@ def test_a_code_alone_is_a_case_with_an_id_only(mixed: Archive, source: Source) 
         evaluate_archive(mixed, source)
 
 
+def test_codes_come_with_what_is_known_of_them(tmp_path: Path, source: Source) -> None:
+    codes = random_codes(12)
+    with Archive.create(tmp_path / "codes", bits=36) as archive:
+        assert archive.add_codes(random_codes(3, seed=1)) == range(1, 4)
+        assert archive.add_codes(codes, cases=source) == range(4, 16)
+        assert archive.database().codes[3:] == codes
+        for id, item in enumerate(source.items, 4):
+            case = archive.case(id)
+            assert (case.source, case.label, case.split, case.record) == (
+                *(item.source, item.label, item.split, item.record),
+            )
+            assert case.patient == (item.patient and archive.patient_key().pseudonym(item.patient))
+        assert {id for id, _ in found(archive, 4, where="age = 43")} == {7}
+        with pytest.raises(ValueError, match="11 codes, but 12 cases"):
+            archive.add_codes(codes[:11], cases=source)
+        with pytest.raises(TypeError, match="expected a Source"):
+            archive.add_codes(codes, cases=source.items)  # type: ignore[arg-type]
+        assert archive.n_cases == 15
+        assert archive.verify().problems == ()
+
+
 def test_all_cases_come_in_parts(mixed: Archive) -> None:
     mixed.delete([2, 104, 150])
     whole = mixed.database()

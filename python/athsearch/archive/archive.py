@@ -48,6 +48,8 @@ if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads ima
     from ..encoder import Encoder, ImageLike
     from .compaction import CompactReport
     from .intake import AddReport, Queries
+    from .repairing import RepairReport
+    from .verifying import VerifyReport
 
 PART_ROWS = 1 << 17
 
@@ -175,6 +177,16 @@ class Archive:
         """How many cases were deleted."""
         with self._reading() as snapshot:
             return len(snapshot.deleted_rows)
+
+    @property
+    def n_unreadable(self) -> int:
+        """How many images could not be used when they came."""
+        return self._catalogue.n_unreadable()
+
+    @property
+    def format(self) -> int:
+        """The format of the archive on disk: see docs/format.md."""
+        return self._catalogue.format
 
     @property
     def n_codes_alone(self) -> int:
@@ -508,6 +520,18 @@ class Archive:
         if ids is not None and len(found) < len(wanted):
             raise KeyError(int(np.setdiff1d(wanted, found)[0]))
         return found
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Checks every byte against what was written. See `verifying.verify`, which needs no archive that opens."""
+        from .verifying import verify
+
+        return verify(self.path, self._key_path, progress)
+
+    def repair(self, into: str | Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+        """Makes a new archive of all that is sound. See `repairing.repair`, which needs no archive that opens."""
+        from .repairing import repair
+
+        return repair(self.path, Path(into), progress)
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import CatalogueError, FormatVersion
+from ..files import sha256_of
 from ..types import Ids
 from .cases import COLUMNS, Case, NewCase, Value
-from .checks import PART_ROWS, insert, seal, watch
+from .checks import PART_ROWS, insert, note_schema, seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
 from .where import record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
+WEIGHTS = "weights.safetensors"  # beside the catalogue
 WRITER_CACHE_BYTES = 64 << 20
 
 
@@ -58,6 +60,7 @@ class Catalogue:
             connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {SCHEMA} COMMIT;")
             with connection:
                 connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
+                note_schema(connection)
                 seal(connection)
         finally:
             connection.close()
@@ -101,6 +104,9 @@ class Catalogue:
                     while (version := self._format()) < FORMAT:
                         for statement in UPGRADES[version]:
                             self._connection.execute(statement)
+                        if version == 2:
+                            self._note_weights()
+                            note_schema(self._connection)
                     watch(self._connection)
                 yield
                 if mode != "DEFERRED":
@@ -111,9 +117,29 @@ class Catalogue:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    def _note_weights(self) -> None:
+        """Formats before 3 did not know the bytes of their weights' file."""
+        weights = self._path.parent / WEIGHTS
+        if weights.is_file():
+            row = ["weights_sha256", sha256_of(weights)]
+            self._connection.execute("INSERT INTO property (name, value) VALUES (?, ?)", row)
+
     def _format(self) -> int:
         """Asked for each time: another connection may have made the format a later one."""
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    @property
+    def format(self) -> int:
+        """The format now: the first transaction that writes makes it FORMAT."""
+        with self._errors():
+            return self._format()
+
+    def n_unreadable(self) -> int:
+        """How many sources are listed as unreadable."""
+        with self._errors():
+            if self._format() < 3:
+                return 0
+            return int(self._connection.execute("SELECT count(*) FROM unreadable").fetchone()[0])
 
     @property
     def data_version(self) -> int:
@@ -340,6 +366,11 @@ class Catalogue:
             "INSERT INTO segment (first_id, n_codes, file, sha256, has_cases, runs) VALUES (?, ?, ?, ?, ?, ?)",
             [segment.first_id, segment.n_codes, segment.file, segment.sha256, segment.has_cases, segment.runs],
         )
+
+    def restore(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        """Rows of another catalogue, with all the columns of TABLES; to be called in a transaction."""
+        with self._errors():
+            insert(self._connection, table, rows)
 
     def set_property(self, name: str, value: str) -> None:
         """Notes a fact of the whole archive."""

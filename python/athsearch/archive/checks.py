@@ -43,6 +43,18 @@ def insert(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...
     connection.execute("UPDATE table_total SET total = total + ? WHERE name = ?", [sum(checks), table])
 
 
+def schema_check(connection: sqlite3.Connection) -> int:
+    """The check of the tables' and indexes' own definitions, the sum over them."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    return sum(_checks.row_checks(zlib.crc32(b"sqlite_schema(type,name,tbl_name,sql)"), rows, 0))
+
+
+def note_schema(connection: sqlite3.Connection) -> None:
+    """Writes down the check of the definitions, when they were made or changed."""
+    row = ["sqlite_schema", schema_check(connection)]
+    connection.execute("INSERT OR REPLACE INTO table_total (name, total) VALUES (?, ?)", row)
+
+
 def watch(connection: sqlite3.Connection) -> None:
     """Has the connection mark the rows that it changes from now on, to be called in each transaction that writes."""
     for table, columns in TABLES.items():

@@ -5,7 +5,6 @@ It can always be built anew from the segments, so nothing is lost with it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import numpy as np
 
 from ..codes import Codes
 from ..errors import SegmentCorrupt
-from ..files import naming, sync_folder
+from ..files import naming, sha256_of, sync_folder
 from ..index import Plan
 from ..index.auto import choose
 from ..index.distinct import SORTED_KINDS, SortedIndex
@@ -158,7 +157,4 @@ def _new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[
 def _synced_digest(path: Path) -> str:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        digest = hashlib.sha256()
-        while part := file.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
+    return sha256_of(path)

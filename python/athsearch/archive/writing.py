@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ArchiveLocked
-from ..files import sync_folder
-from .catalogue import Catalogue
+from ..files import sha256_of, sync_folder
+from .catalogue import WEIGHTS, Catalogue
 from .kept_index import remove_unlisted
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | No
         (unfinished / "segments").mkdir(parents=True)
         (unfinished / "writer.lock").touch()
         if encoder is not None:
-            encoder.save(unfinished / "weights.safetensors")
+            encoder.save(unfinished / WEIGHTS)
+            properties = {**properties, "weights_sha256": sha256_of(unfinished / WEIGHTS)}
         Catalogue.create(unfinished / "catalogue.sqlite", properties)
         sync_folder(unfinished)
         os.rename(unfinished, path)

@@ -1,0 +1,174 @@
+"""Repair: a new archive of all that is sound in a damaged one, which stays as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..codes import Codes
+from ..errors import ArchiveError
+from ..files import sha256_of, sync_folder
+from ..types import Ids
+from .cases import record_name
+from .catalogue import WEIGHTS, Catalogue
+from .contents import Contents, read_contents
+from .salvage import CATALOGUE, NO_CHECKS, Problem
+from .segment import Segment, map_segment, write_segment
+from .verifying import check_files
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What came of a repair. n_cases: kept, deleted ones too; n_codes_alone: codes without a case, kept. problems: what
+    was wrong. lost: the ids of codes that were not kept, as ranges (first, last), ascending, as far as is known.
+    """
+
+    n_cases: int
+    n_codes_alone: int
+    problems: tuple[Problem, ...]
+    lost: tuple[tuple[int, int], ...]
+
+
+def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+    """Makes a new archive at `into` of what is sound in the one at `path`: cases whose row, root and code are as they
+    were written, under the ids they had. Whole or not at all.
+
+    Of a segment whose SHA-256 does not fit no code is kept, for none can be told from a wrong one; codes without cases
+    only where it is known which of them were deleted. A kept index is not taken over: it is built anew from the codes.
+    Needs memory for the records. The patients' key stays where it is. progress: called with (segments done, in all).
+    Raises ArchiveError where `into` exists, or nothing says what the archive is made of; CatalogueError where SQLite
+    can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
+    """
+    path, into = Path(os.path.abspath(path)), Path(os.path.abspath(into))
+    if into.exists():
+        raise ArchiveError(f"{into}: exists already")
+    if not (path / CATALOGUE).is_file():
+        raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
+    cases: dict[int, tuple[Any, ...]] = {}
+    contents = read_contents(path, lambda part: cases.update((row[0], row[1:]) for row in part))
+    problems = contents.problems
+    properties = contents.properties
+    if not properties.get("bits", "").isdigit() or "model_id" not in properties:
+        raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
+    wrong = check_files(path, contents.files())
+    problems += wrong
+    unfinished = into.with_name(f".{into.name}.{os.getpid()}.tmp")
+    if contents.segments:  # the ids of what is lost at the end must not come again
+        properties["next_id"] = str(max(contents.segments[-1].next_id, int(properties.get("next_id", "0"))))
+    try:
+        (unfinished / "segments").mkdir(parents=True)
+        (unfinished / "writer.lock").touch()
+        properties.pop("weights_sha256", None)
+        if (path / WEIGHTS).is_file() and all(problem.file != WEIGHTS for problem in wrong):
+            shutil.copyfile(path / WEIGHTS, unfinished / WEIGHTS)
+            properties["weights_sha256"] = sha256_of(unfinished / WEIGHTS)
+        Catalogue.create(unfinished / CATALOGUE, properties)
+        writer = _Writer(path, unfinished, contents, cases, {problem.file for problem in wrong})
+        try:
+            with writer.catalogue.transaction("IMMEDIATE"):
+                writer.write(progress or (lambda n_done, n_all: None))
+        finally:
+            writer.catalogue.close()
+        for copied in unfinished.rglob("*"):
+            if copied.is_file():
+                _sync(copied)
+        sync_folder(unfinished / "segments")
+        sync_folder(unfinished)
+        os.rename(unfinished, into)
+        sync_folder(into.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return RepairReport(writer.n_cases, writer.n_alone, tuple(problems), tuple(writer.lost))
+
+
+class _Writer:
+    """What is sound, on its way into a new archive."""
+
+    def __init__(
+        self, path: Path, into: Path, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
+    ) -> None:
+        self._path, self._into, self._contents, self._wrong = path, into, contents, wrong
+        self._roots = {number for number, *_ in contents.rows["root"]}
+        self._cases = {id: row for id, row in cases.items() if row[1] in self._roots}
+        self.catalogue = Catalogue(into / CATALOGUE, writable=True)
+        self.n_cases, self.n_alone = 0, 0
+        self.lost: list[tuple[int, int]] = []
+
+    def write(self, progress: Callable[[int, int], None]) -> None:
+        """All tables and segments, in the transaction of the caller."""
+        names = {name for _, name in self._contents.rows["record_column"]}
+        segments = self._contents.segments
+        for place, segment in enumerate(segments):
+            kept = [row for ids, begin in self._sound_runs(segment) for row in self._keep(segment, ids, begin)]
+            if self._contents.format in NO_CHECKS:
+                kept = [_renamed(row) for row in kept]
+            names.update(name for row in kept for name in json.loads(row[8]))
+            self.catalogue.restore("cases", kept)
+            self.n_cases += len(kept)
+            progress(place + 1, len(segments))
+        if self._contents.format in NO_CHECKS:
+            names = {record_name(name) if name.casefold() == "study" else name for name in names}
+        self.catalogue.restore("record_column", [(name,) for name in sorted(names)])
+        self.catalogue.restore("root", [row[1:] for row in self._contents.rows["root"]])
+        self.catalogue.restore("deleted_code", [row[1:] for row in self._contents.rows["deleted_code"]])
+        unreadable = [row[1:] for row in self._contents.rows["unreadable"] if row[1] in self._roots]
+        self.catalogue.restore("unreadable", unreadable)
+        self.catalogue.restore("forgotten", [row[1:] for row in self._contents.rows["forgotten"]])
+
+    def _sound_runs(self, segment: Segment) -> Iterator[tuple[Ids, int]]:
+        """Sound ids that follow one another, and the row of the first of them; notes the others as lost."""
+        ids = np.concatenate([np.arange(first, first + n_ids) for first, n_ids in segment.id_runs.tolist()])
+        if f"segments/{segment.file}" in self._wrong:
+            is_sound = np.zeros(len(ids), np.bool_)
+        elif segment.has_cases:
+            is_sound = np.array([id in self._cases for id in ids.tolist()], np.bool_)
+        else:
+            is_told = all(problem.table != "deleted_code" for problem in self._contents.problems)
+            is_sound = np.full(len(ids), is_told)
+        self.lost += [(int(run[0]), int(run[-1])) for run in _runs(ids[~is_sound])]
+        for run in _runs(ids[is_sound]):
+            yield run, int(np.searchsorted(ids, run[0]))
+
+    def _keep(self, segment: Segment, ids: Ids, begin: int) -> list[tuple[Any, ...]]:
+        """Writes the codes of these ids, in rows from `begin` on, as a segment; returns their cases."""
+        like = Codes.from_bits(np.zeros((0, int(self._contents.properties["bits"])), np.bool_))
+        codes = map_segment(self._path / "segments", segment, like)[begin : begin + len(ids)]
+        written = write_segment(
+            self._into / "segments", [codes], len(codes), like.bits, int(ids[0]), has_cases=segment.has_cases
+        )
+        row = (written.first_id, written.n_codes, written.file, written.sha256, int(written.has_cases), None)
+        self.catalogue.restore("segment", [row])
+        if not segment.has_cases:
+            self.n_alone += len(codes)
+            return []
+        return [self._cases[id] for id in ids.tolist()]
+
+
+def _runs(ids: Ids) -> list[Ids]:
+    """Cut where ids, which ascend, leave a gap."""
+    return np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1) if len(ids) else []
+
+
+def _renamed(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A case of an earlier format: its record's column that was called study is so no more."""
+    record = json.loads(row[8])
+    if not any(name.casefold() == "study" for name in record):
+        return row
+    renamed = {record_name(name) if name.casefold() == "study" else name: value for name, value in record.items()}
+    return (*row[:8], json.dumps(renamed, ensure_ascii=False), *row[9:])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""The command repair."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..archive.repairing import repair as repair_archive
+from .common import ARCHIVE, all_or_nothing, json_option, print_json, progress, say
+
+
+@click.command()
+@ARCHIVE
+@click.option("--into", required=True, metavar="NEW", type=click.Path(path_type=Path), help="The archive to make.")
+@json_option
+def repair(archive_path: Path, into: Path, as_json: bool) -> None:
+    """Make an archive NEW of all that is sound in ARCHIVE, and list what is not. ARCHIVE stays as it is.
+
+    Cases keep their ids. Give NEW the key that ARCHIVE has (copy ARCHIVE.key to NEW.key, or use --key), and build an
+    index anew if one was kept. What was lost can be added again from its source.
+
+    \b
+    Example:
+      athsearch repair archive --into archive-repaired
+    """
+    with all_or_nothing(f"{into} was not made"), progress("repairing") as bar:
+        report = repair_archive(archive_path, into, bar)
+    if as_json:
+        print_json({"archive": str(archive_path), "into": str(into), **asdict(report)})
+        return
+    click.echo(f"{into}: {report.n_cases:,} cases and {report.n_codes_alone:,} codes without a case")
+    for problem in report.problems:
+        say(f"  {problem}")
+    for first, last in report.lost:
+        say(f"  not kept: {first}" + (f" to {last}" if last > first else ""))

@@ -1,0 +1,50 @@
+"""The command verify."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ..archive.verifying import verify as verify_archive
+from ..errors import ArchiveError
+from .common import ARCHIVE, json_option, key_option, print_json, progress, say
+
+
+@click.command()
+@ARCHIVE
+@key_option
+@json_option
+def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
+    """Check every byte of ARCHIVE against what was written, and name what is wrong.
+
+    That is: the SHA-256 of every segment, of the weights and of a kept index; the check of every row of the catalogue
+    and the sums of its tables; SQLite's own structure; that every code that should have a case has one; that no file is
+    missing or does not belong; and, where the patients' key is there, that it is this archive's. Nothing is changed.
+
+    Exit status 1 if anything is wrong; `athsearch repair` then makes an archive of all that is sound.
+
+    \b
+    Example:
+      athsearch verify archive
+    """
+    key_path = key_path or archive_path.with_name(f"{archive_path.name}.key")
+    with progress("verifying") as bar:
+        report = verify_archive(archive_path, key_path, bar)
+    if as_json:
+        print_json({"archive": str(archive_path), "is_sound": report.is_sound, **asdict(report)})
+    else:
+        click.echo(
+            f"{archive_path}: {report.n_files:,} files, {report.n_bytes:,} bytes, {report.n_cases:,} cases of "
+            f"{report.n_rows:,} rows: {'all is sound' if report.is_sound else 'DAMAGED'}"
+        )
+        for problem in report.problems:
+            click.echo(f"  {problem}")
+        for name in report.leftovers:
+            say(f"  {name}: listed nowhere, left by a writer that was stopped: harmless")
+    if not report.is_sound:
+        raise ArchiveError(
+            f"{archive_path}: {len(report.problems):,} problems; `athsearch repair {archive_path} --into NEW` makes an "
+            "archive of all that is sound"
+        )

@@ -1,0 +1,237 @@
+"""Verify names every flipped bit, and repair keeps exactly what is sound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from athsearch.archive.archive import Archive
+from athsearch.archive.cases import Case
+from athsearch.archive.salvage import Problem
+from athsearch.archive.verifying import verify
+from athsearch.codes import Codes
+from athsearch.data import Item, Source
+from athsearch.encoder import Encoder
+from athsearch.errors import AthsearchError, FormatVersion
+
+PAGE = 4096
+GOLDEN = Path(__file__).parent / "golden"
+ITEMS = tuple(
+    Item(f"{n:03d}.png", "ab"[n % 2], f"P{n // 4}", None, {"age": n, "note": "x" * 20}, f"S{n // 2}") for n in range(60)
+)
+WORDS = np.random.default_rng(1).integers(0, 2**64, (90, 1), np.uint64)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, encoder: Encoder) -> Path:
+    """Cases 1 to 40, codes alone 41 to 70, cases 71 to 90; 3 and 50 deleted; an index; weights, though not of them."""
+    path = tmp_path / "archive"
+    with Archive.create(path, encoder) as made:
+        codes = Codes(WORDS & np.uint64(2**36 - 1), 36)
+        made.add_codes(codes[:40], cases=Source(Path("/images"), ITEMS[:40]))
+        made.add_codes(codes[40:70])
+        made.add_codes(codes[70:], cases=Source(Path("/images"), ITEMS[40:]))
+        made.delete([3, 50])
+        made.build_index("distinct")
+    return path
+
+
+def dead_bytes(path: Path) -> np.ndarray:
+    """Of each byte, whether SQLite neither reads nor cares: space of a page that no cell takes, and its counters."""
+    with sqlite3.connect(path) as connection:
+        (number,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'kept_index'").fetchone()
+    connection.close()
+    catalogue, kept_index = path.read_bytes(), (number - 1) * PAGE
+    dead = np.zeros(len(catalogue), np.bool_)
+    for begin, end in ((24, 28), (40, 44), (92, 100)):  # change counter, schema cookie, version that last wrote
+        dead[begin:end] = True
+    for page in range(0, len(catalogue), PAGE):
+        header = page + (100 if page == 0 else 0)
+        first_block, n_cells, content = (
+            int.from_bytes(catalogue[header + at : header + at + 2], "big") for at in (1, 3, 5)
+        )
+        assert catalogue[header] in (2, 5, 10, 13)  # a b-tree's page: there are no free ones yet
+        cells = header + (12 if catalogue[header] < 10 else 8)
+        dead[cells + 2 * n_cells : page + (content or 65536)] = True
+        for cell in range(cells, cells + 2 * n_cells, 2):
+            at = page + int.from_bytes(catalogue[cell : cell + 2], "big")
+            if catalogue[header] == 13:  # size, rowid, length of the header, and the kinds of its values
+                at = after_varint(catalogue, at)
+                dead[at] = page == kept_index  # it has no id, and no index that would tell its rowid
+                at = after_varint(catalogue, after_varint(catalogue, at))
+                dead[at] = catalogue[at] == 0  # an id is the rowid; that NULL stands in its place matters to nobody
+        while first_block:  # a chain of free blocks between cells: where the next is, how long this one is
+            size = int.from_bytes(catalogue[page + first_block + 2 : page + first_block + 4], "big")
+            dead[page + first_block + 4 : page + first_block + size] = True
+            first_block = int.from_bytes(catalogue[page + first_block : page + first_block + 2], "big")
+    return dead
+
+
+def after_varint(content: bytes, at: int) -> int:
+    while content[at] & 0x80:
+        at += 1
+    return at + 1
+
+
+def flip(path: Path, whole: bytes, place: int, bit: int) -> None:
+    damaged = bytearray(whole)
+    damaged[place] ^= 1 << bit
+    path.write_bytes(damaged)
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(archive: Path) -> None:
+    rng = np.random.default_rng(0)
+    assert verify(archive).problems == ()
+    names = ["catalogue.sqlite", *(str(path.relative_to(archive)) for path in archive.rglob("*.npy"))]
+    assert len(names) == 1 + 3 + 3
+    for name in names:
+        whole = (archive / name).read_bytes()
+        places = np.arange(len(whole))
+        if name == "catalogue.sqlite":
+            alive = np.flatnonzero(~dead_bytes(archive / name))
+            places = np.union1d(alive[alive < 100], rng.choice(alive, 350, replace=False))
+        else:
+            places = rng.choice(places, 40, replace=False)
+        for place in places.tolist():
+            flip(archive / name, whole, place, int(rng.integers(8)))
+            try:
+                problems = verify(archive).problems
+            except FormatVersion:
+                assert name == "catalogue.sqlite"
+                assert place in range(60, 64)
+                continue
+            assert name in {problem.file for problem in problems}, place
+        (archive / name).write_bytes(whole)
+    assert verify(archive).problems == ()
+
+
+def test_a_flipped_bit_of_the_weights_is_found(archive: Path) -> None:
+    whole = (archive / "weights.safetensors").read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 20).tolist():
+        flip(archive / "weights.safetensors", whole, place, 3)
+        assert [problem.file for problem in verify(archive).problems] == ["weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE cases SET label = 'c' WHERE id = 7", ("cases", 7)),
+        ("UPDATE cases SET is_deleted = 0 WHERE id = 3", ("cases", 3)),
+        ("DELETE FROM cases WHERE id = 7", ("cases", None)),
+        ("INSERT INTO cases (id, root, source, content, record) VALUES (91, 1, 'x', '', '{}')", ("cases", 91)),
+        ("DELETE FROM deleted_code", ("deleted_code", None)),
+        ("DELETE FROM segment WHERE first_id = 41", ("segment", None)),
+        ("UPDATE property SET value = '37' WHERE name = 'bits'", ("property", 1)),
+        ("DROP INDEX cases_source", ("sqlite_schema", None)),
+    ],
+)
+def test_what_another_program_changes_is_found(archive: Path, statement: str, expected: tuple[str, int | None]) -> None:
+    with sqlite3.connect(archive / "catalogue.sqlite") as connection:
+        connection.execute(statement)
+    connection.close()
+    assert expected in {(problem.table, problem.row) for problem in verify(archive).problems}
+
+
+def test_a_row_that_goes_back_to_what_it_was_is_found(archive: Path) -> None:
+    with sqlite3.connect(archive / "catalogue.sqlite") as connection:
+        before = connection.execute("SELECT * FROM cases WHERE id = 7").fetchone()
+    with Archive.open(archive) as opened:
+        opened.delete([7])
+    with connection:
+        connection.execute(f"INSERT OR REPLACE INTO cases VALUES ({','.join('?' * len(before))})", before)
+    connection.close()
+    assert [problem.table for problem in verify(archive).problems] == ["cases"]
+
+
+def test_files_that_are_missing_or_do_not_belong_are_named(archive: Path) -> None:
+    key = archive.with_name("archive.key")
+    assert verify(archive, key).is_sound
+    (archive / "segments" / "000000000091.npy").write_bytes(b"what a killed writer leaves")
+    (archive / "notes.txt").write_text("not ours")
+    (archive / "segments" / "000000000041.npy").unlink()
+    key.write_text("00" * 32 + "\n")
+    report = verify(archive, key)
+    assert report.leftovers == ("segments/000000000091.npy",)
+    assert set(report.problems) == {
+        Problem("segments/000000000041.npy", "the file is missing"),
+        Problem("notes.txt", "does not belong to the archive: nobody lists it"),
+        Problem("archive.key", "is the key of another archive"),
+    }
+
+
+@pytest.mark.parametrize("format", [1, 2])
+def test_golden_archives_are_sound(format: int, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / f"format-{format}", tmp_path / "golden")
+    path = tmp_path / "golden" / "archive"
+    report = verify(path, path.with_name("archive.key"))
+    assert (report.problems, report.format, report.n_rows, report.n_cases) == ((), format, 0, 20)
+    with Archive.open(path) as opened:
+        opened.delete([5])
+        report = opened.verify()
+        assert (report.problems, report.format, report.n_rows > 20) == ((), 3, True)
+        assert opened.repair(tmp_path / "repaired").n_cases == 20
+        with Archive.open(tmp_path / "repaired", path.with_name("archive.key"), "cpu") as repaired:
+            assert repaired.database().ids.tolist() == opened.database().ids.tolist()
+            assert [repaired.case(id) for id in (1, 20)] == [opened.case(id) for id in (1, 20)]
+
+
+def cases_of(archive: Archive) -> dict[int, tuple[Case, bytes]]:
+    database = archive.database()
+    return {id: (archive.case(id), database.codes.words[row].tobytes()) for row, id in enumerate(database.ids.tolist())}
+
+
+def test_repair_returns_exactly_the_sound_cases(archive: Path, tmp_path: Path) -> None:
+    with Archive.open(archive) as opened:
+        before = cases_of(opened)
+    rng = np.random.default_rng(3)
+    catalogue = (archive / "catalogue.sqlite").read_bytes()
+    alive = np.flatnonzero(~dead_bytes(archive / "catalogue.sqlite"))
+    alive = alive[alive >= PAGE]
+    n_repaired = n_partly = 0
+    for _ in range(40):
+        flip(archive / "catalogue.sqlite", catalogue, int(rng.choice(alive)), int(rng.integers(8)))
+        lost = {problem.row for problem in verify(archive).problems if problem.table == "cases"}
+        try:
+            with Archive.open(archive) as damaged:
+                report = damaged.repair(tmp_path / "repaired")
+        except AthsearchError:
+            continue
+        assert verify(tmp_path / "repaired").problems == ()
+        with Archive.open(tmp_path / "repaired") as repaired:
+            after = cases_of(repaired)
+            assert repaired.add_codes(Codes(np.zeros((1, 1), np.uint64), 36)) == range(91, 92)
+        assert after.items() <= before.items()
+        gone = {id for first, last in report.lost for id in range(first, last + 1)}
+        assert before.keys() - after.keys() <= gone
+        if len(lost) == 1 and None not in lost and not any(p.table == "segment" for p in report.problems):
+            assert before.keys() - after.keys() == lost - {3}
+            n_partly += 1
+        n_repaired += 1
+        shutil.rmtree(tmp_path / "repaired")
+    assert n_repaired > 20
+    assert n_partly > 2
+
+
+def test_repair_keeps_no_code_of_a_damaged_segment(archive: Path, tmp_path: Path) -> None:
+    segment = archive / "segments" / "000000000001.npy"
+    flip(segment, segment.read_bytes(), 200, 0)
+    run = [sys.executable, "-m", "athsearch"]
+    found = subprocess.run([*run, "verify", archive, "--json"], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert [problem["file"] for problem in json.loads(found.stdout)["problems"]] == ["segments/000000000001.npy"]
+    made = subprocess.run(
+        [*run, "repair", archive, "--into", tmp_path / "new", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(made.stdout)["lost"] == [[1, 40]]
+    with Archive.open(tmp_path / "new") as repaired:
+        assert repaired.database().ids.tolist() == [id for id in range(41, 91) if id != 50]
+        assert repaired.case(71).label == "a"
+    again = subprocess.run([*run, "repair", archive, "--into", tmp_path / "new"], capture_output=True, check=False)
+    assert again.returncode == 1
