@@ -68,7 +68,9 @@ class Catalogue:
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA synchronous = FULL" if writable else "PRAGMA query_only = ON")
+        # EXTRA: a commit is the removal of the journal, and FULL would not flush the folder after it. A power cut could
+        # then bring the journal back, and with it the archive as it was before a commit that was told to be done.
+        connection.execute("PRAGMA synchronous = EXTRA" if writable else "PRAGMA query_only = ON")
         return connection
 
     @contextmanager
