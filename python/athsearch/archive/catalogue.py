@@ -45,12 +45,13 @@ class Catalogue:
 
     @staticmethod
     def create(path: Path, properties: Mapping[str, str]) -> None:
-        """Writes a new, empty catalogue."""
-        connection = sqlite3.connect(path)
+        """Writes a new, empty catalogue. Where that fails or ends early, what is there is not one."""
+        connection = sqlite3.connect(path, isolation_level=None)
         try:
-            connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {SCHEMA} COMMIT;")
-            with connection:
-                connection.executemany("INSERT INTO property VALUES (?, ?)", properties.items())
+            # Without a journal: there is nothing to go back to, and the folder is not an archive before it is renamed.
+            connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL; BEGIN; {SCHEMA}")
+            connection.executemany("INSERT INTO property VALUES (?, ?)", properties.items())
+            connection.execute("COMMIT")
         finally:
             connection.close()
 

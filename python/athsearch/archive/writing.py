@@ -25,10 +25,11 @@ def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | No
     try:
         (unfinished / "segments").mkdir(parents=True)
         (unfinished / "writer.lock").touch()
-        if encoder is not None:
-            encoder.save(unfinished / "weights.safetensors")
         Catalogue.create(unfinished / "catalogue.sqlite", properties)
-        sync_folder(unfinished)
+        if encoder is None:
+            sync_folder(unfinished)
+        else:
+            encoder.save(unfinished / "weights.safetensors")  # flushes all names in the folder
         os.rename(unfinished, path)
         sync_folder(path.parent)
     except BaseException:
