@@ -46,7 +46,7 @@ class Catalogue:
 
     @staticmethod
     def create(path: Path, properties: Mapping[str, str]) -> None:
-        """Writes a new, empty catalogue. Where that fails or ends early, what is there is not one."""
+        """Writes a new, empty catalogue. Raises CatalogueError where that fails; then, what is there is not one."""
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             # Without a journal: there is nothing to go back to, and the folder is not an archive before it is renamed.
@@ -54,6 +54,8 @@ class Catalogue:
             connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
             seal(connection)
             connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise CatalogueError(f"{path}: {error}") from error
         finally:
             connection.close()
 
