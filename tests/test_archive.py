@@ -201,7 +201,7 @@ def test_what_is_there_is_recognised(archive: Archive, source: Source) -> None:
     assert (again.n_added, again.n_present) == (0, 12)
     Image.fromarray(draw_image(99)).save(source.root / "03.png")
     changed = archive.add(source)
-    assert (changed.n_added, changed.n_present) == (1, 11)
+    assert (changed.n_added, changed.n_changed, changed.n_present) == (0, 1, 11)
     assert archive.case(13).source == "03.png"
 
 

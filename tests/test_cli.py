@@ -64,7 +64,7 @@ def test_help_names_every_command(run: Run) -> None:
 def test_index_counts_and_goes_on(run: Run, archive: Path, images: Path) -> None:
     again = run("index", archive, images, "--json").json()
     assert again == {
-        **{"archive": str(archive), "n_cases": 20, "n_added": 0, "n_present": 20, "n_deleted": 0},
+        **{"archive": str(archive), "n_cases": 20, "n_added": 0, "n_changed": 0, "n_present": 20, "n_deleted": 0},
         **{"n_differing": 0, "failed": [], "skipped": []},
         "columns": ["id", "source", "label", "patient", "study", "split"],
         **{"index": "flat", "index_reason": "none is kept"},
@@ -72,7 +72,11 @@ def test_index_counts_and_goes_on(run: Run, archive: Path, images: Path) -> None
     Image.fromarray(draw_image(77)).save(images / "train" / "a" / "77.png")
     outcome = run("index", archive, images)
     assert outcome.status == 0
-    assert "1 added, 20 there already; 21 cases" in outcome.out
+    table = [line.split(maxsplit=1) for line in outcome.out.splitlines()]
+    assert table[1:6] == [
+        *(["1", "added"], ["0", "changed"], ["20", "there already"], ["0", "deleted earlier"], ["0", "unreadable"]),
+    ]
+    assert outcome.out.endswith(": 21 cases\n")
 
 
 def test_query_by_image_id_and_code_agree(run: Run, archive: Path, images: Path, encoder: Encoder) -> None:

@@ -212,7 +212,7 @@ KILL_AT = {
     "the flush": "os.fsync = die",
     "the renaming": "os.replace = die",
     "the commit": "Catalogue.add_codes = die",
-    "within the commit": "Catalogue._list = lambda self, segment: (listed(self, segment), die())",
+    "within the commit": "Catalogue.list_segment = lambda self, segment: (listed(self, segment), die())",
 }
 
 
@@ -224,7 +224,7 @@ def test_killed_at_any_moment_an_import_leaves_the_archive_as_it_was(mixed: Arch
         import numpy as np
         from athsearch import Archive, Codes
         from athsearch.archive.catalogue import Catalogue
-        listed = Catalogue._list
+        listed = Catalogue.list_segment
         def die(*_):
             os.kill(os.getpid(), signal.SIGKILL)
         n = 0

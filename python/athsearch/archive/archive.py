@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from ..index import Plan
 from ..index.distinct import MAX_ADDED_SHARE
 from ..index.reranking import DEFAULT_DEPTH
 from ..index.sorted import MAX_SORTED
-from ..types import Floats
+from ..types import Floats, Ids
 from .cases import COLUMNS, Case, Value, record_name
 from .catalogue import Catalogue
 from .imports import checked_parts, sized
@@ -46,6 +46,7 @@ from .writing import write_empty, writing
 
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
+    from .compaction import CompactReport
     from .intake import AddReport, Queries
 
 PART_ROWS = 1 << 17
@@ -205,7 +206,9 @@ class Archive:
 
     def case(self, id: int) -> Case:
         """One case. Raises KeyError when there is none of that id, or it was deleted."""
-        return self._catalogue.cases([_checked_id(id)])[0]
+        id = _checked_id(id)
+        with self._reading() as snapshot:
+            return self._case(snapshot, id)
 
     def database(self) -> Database:
         """Codes, labels and patients of all cases that can be found, in the order of their ids."""
@@ -306,33 +309,49 @@ class Archive:
         id = _checked_id(id)
         self._open_index(kind)
         with self._reading() as snapshot:
-            case = self.case(id)
+            case = self._case(snapshot, id)
             codes = snapshot.code(id)
             excluded = {"id": id, **{name: case.value(name) for name in exclude_same}}
             return self._search(snapshot, codes, k, where, excluded, kind)
 
-    def add(self, source: Source, progress: Callable[[int, int], None] | None = None) -> AddReport:
+    def add(
+        self,
+        source: Source,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        recheck: bool = False,
+        update_records: bool = False,
+    ) -> AddReport:
         """Adds the source's images as cases, in its order, and says what became of each.
 
         An image whose source and content are there already is passed over, so an interrupted run goes on where it
-        stopped and ends with the same cases and codes. An image that cannot be used becomes a line of the report and
-        never a code. Commits every few thousand cases or 20 seconds; Ctrl-C keeps what was encoded. progress: called
-        with (done, all) after each batch.
+        stopped and ends with the same cases and codes. A file that has another content than when it was added from the
+        same root becomes a new case that retires the former one in the same commit. An image that cannot be used
+        becomes a line of the report, and of `unreadable`, and never a code. Commits every few thousand cases or 20
+        seconds; Ctrl-C keeps what was encoded. progress: called with (done, all) after each batch.
+        recheck: reads files, too, whose size and times are as they were. update_records: where an image that is there
+        now comes with another label, patient, study, split or record, that is stored in the place of what was.
         Raises SourceError when records cannot be stored beside those there are, ArchiveLocked when another process is
         writing, ModelMismatch when this machine encodes differently,
         ArchiveError when patients are known and the key is not this archive's, OSError where writing is impossible.
         """
         from .intake import add_images, check_records
+        from .recognition import forgotten
 
         _check_source(source)
         self.encoder.check_probes()
         with writing(self.path) as catalogue:
+            catalogue.upgrade()
             check_records(source, [name for name in catalogue.columns() if name not in COLUMNS])
             key = None
             if any(item.patient is not None or item.study is not None for item in source.items):
                 key = self.patient_key(create=True)
                 catalogue.set_property("key_fingerprint", key.fingerprint)
-            report = add_images(self.path / "segments", catalogue, self.encoder, source, key, progress)
+            if key is None and forgotten(catalogue):
+                key = self.patient_key()
+            report = add_images(
+                self.path / "segments", catalogue, self.encoder, source, key, progress, recheck, update_records
+            )
             if index := self._renewed_index(catalogue):
                 catalogue.keep_index(index)
             return report
@@ -407,17 +426,73 @@ class Archive:
             kept = snapshot.kept_index
             return Plan("flat", "none is kept", {}) if kept is None else Plan(kept.kind, kept.reason, {})
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Takes cases out of every search from now on, all or none. Their ids never return, nor do their images when
-        they are added again. Their codes and records stay in the files, marked as deleted.
+    def find(self, ids: Iterable[int] | None = None, *, where: str | None = None, patient: str | None = None) -> Ids:
+        """int64, ascending: the cases that can be found among these ids, meet an expression, or are of a patient.
 
-        Returns how many. Raises KeyError for an id that is not there, TypeError for what is no id, ArchiveLocked.
+        where: as for `search`. patient: as it stands in the sources, not the pseudonym.
+        Raises KeyError for an id that is not there, TypeError for what is no id or where not just one of the three is
+        given, ValueError for a `where` that does not fit, ArchiveError when the key is needed and missing.
         """
+        with self._reading() as snapshot:
+            return self._chosen(snapshot, self._catalogue, ids, where, patient)
+
+    def delete(self, ids: Iterable[int] | None = None, *, where: str | None = None, patient: str | None = None) -> int:
+        """Takes cases out of every search from now on, all or none. Their ids never return, nor do their images when
+        they are added again. Their codes and records stay in the files, marked as deleted, until `compact`.
+
+        Which: as for `find`, with its errors. Returns how many. Raises ArchiveLocked, too.
+        """
+        with writing(self.path) as catalogue:
+            snapshot = Snapshot(self.path, catalogue, self._like, self._snapshot)
+            chosen = self._chosen(snapshot, catalogue, ids, where, patient)
+            return catalogue.delete(chosen.tolist(), snapshot.alone(chosen).tolist()) if len(chosen) else 0
+
+    def compact(self, progress: Callable[[str], None] | None = None) -> CompactReport:
+        """Writes the archive's files anew without what was deleted or retired, of which no byte is left in any of them,
+        and merges small segments. Ids stay as they are, and those of deleted cases never return.
+
+        So that a deleted image does not come back when it is added again, a digest of it is kept, under the key of the
+        pseudonyms, without which it says nothing. Searches go on meanwhile. Needs the space of the archive once more.
+        progress: told what is being done.
+        Raises ArchiveError when images were deleted and the key is missing, ArchiveLocked, CatalogueError or OSError
+        where writing is impossible. Whatever is raised, Ctrl-C included, the archive is the old one or the new one, and
+        the next call ends what was begun.
+        """
+        from .compaction import compact
+
+        with writing(self.path) as catalogue:
+            catalogue.upgrade()
+            key = partial(self.patient_key, create=True)
+            return compact(self.path, catalogue, self._like, key, progress or (lambda _: None))
+
+    @property
+    def unreadable(self) -> list[tuple[str, str, str]]:
+        """(root, source, reason) of the images that could not be used when they were last looked at."""
+        return self._catalogue.unreadable()
+
+    def _chosen(
+        self,
+        snapshot: Snapshot,
+        catalogue: Catalogue,
+        ids: Iterable[int] | None,
+        where: str | None,
+        patient: str | None,
+    ) -> Ids:
+        if sum(given is not None for given in (ids, where, patient)) != 1:
+            raise TypeError("give ids, where or patient, and one of them only")
         if isinstance(ids, str | bytes):
             raise TypeError(f"expected ids, got {type(ids).__name__}")
-        wanted = [_checked_id(id) for id in ids]
-        with writing(self.path) as catalogue:
-            return catalogue.delete(wanted)
+        if ids is not None:
+            wanted = np.array(sorted({_checked_id(id) for id in ids}), np.int64)
+        elif where is not None:
+            wanted = catalogue.ids_where(where)
+        else:
+            pseudonym = self._known_pseudonym(str(patient))
+            wanted = np.zeros(0, np.int64) if pseudonym is None else catalogue.ids_of("patient", pseudonym)
+        found = snapshot.found(wanted)
+        if ids is not None and len(found) < len(wanted):
+            raise KeyError(int(np.setdiff1d(wanted, found)[0]))
+        return found
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.
@@ -433,6 +508,9 @@ class Archive:
                 f"{self._key_path}: the key of another archive; {self.path} needs the one it was made with"
             )
         return key
+
+    def _case(self, snapshot: Snapshot, id: int) -> Case:
+        return self._catalogue.cases([id], snapshot.alone(np.array([id], np.int64)).tolist())[0]
 
     def _known_pseudonym(self, patient: str) -> str | None:
         """None in an archive without patients, where nobody can be the same."""
@@ -468,7 +546,8 @@ class Archive:
                 f"{self.path}: {error}; no case is lost, `athsearch index ARCHIVE --kind auto` builds the index anew"
             ) from error
         try:
-            cases = self._catalogue.cases(snapshot.ids(found.ids).tolist())
+            ids = snapshot.ids(found.ids)
+            cases = self._catalogue.cases(ids.tolist(), ids[~snapshot.have_cases(ids)].tolist())
         except KeyError as error:
             raise CatalogueError(f"{self.path}: damaged: there is a code of case {error}, but no such case") from error
         scores = [None] * len(cases) if found.scores is None else found.scores.tolist()
@@ -478,8 +557,9 @@ class Archive:
         """Builds an index that is not kept, if it is not there yet: before the catalogue is read, lest writers wait."""
         if kind is not None:
             with self._reading() as snapshot:
-                pass
-            snapshot.index(kind)
+                kept = snapshot.kept_index
+            if kept is None or kind not in ("auto", kept.kind):  # its files may be gone once the commit is
+                snapshot.index(kind)
 
     @contextmanager
     def _reading(self) -> Iterator[Snapshot]:

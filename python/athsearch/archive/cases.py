@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = str | int | float
@@ -16,13 +17,15 @@ def record_name(column: str) -> str:
 
     SQL does not tell capitals apart, so neither does this.
     """
-    taken = (*COLUMNS, "root", "content", "record", "is_deleted", "retired_by")
+    taken = (*COLUMNS, "root", "content", "record", "is_deleted", "retired_by", "stamp")
     return f"record_{column}" if column.casefold() in taken else column
 
 
 @dataclass(frozen=True)
 class NewCase:
-    """A case to be added. content: SHA-256 of the image's bytes. patient, study: pseudonyms."""
+    """A case to be added. content: SHA-256 of the image's bytes. patient, study: pseudonyms. stamp: of its file, see
+    `Source.stamp`.
+    """
 
     source: str
     content: bytes
@@ -31,6 +34,7 @@ class NewCase:
     split: str | None = None
     record: Mapping[str, Value] = field(default_factory=dict)
     study: str | None = None
+    stamp: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,17 @@ class Case:
 
 
 class KnownCase(NamedTuple):
-    """What the catalogue has for a source and content. patient, study: pseudonyms."""
+    """What the catalogue has for a source and content. patient, study: pseudonyms.
+
+    is_own: of the root that was asked about. Of a deleted case that was compacted away nothing else is known.
+    """
 
     is_deleted: bool
-    label: str | None
-    patient: str | None
-    split: str | None
-    record: Mapping[str, Value]
-    study: str | None
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    record: Mapping[str, Value] = MappingProxyType({})
+    study: str | None = None
+    stamp: str | None = None
+    id: int = 0
+    is_own: bool = False

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import CatalogueError, FormatVersion
 from ..types import Ids
-from .cases import COLUMNS, Case, KnownCase, NewCase, Value
+from .cases import COLUMNS, Case, NewCase, Value
 from .checks import seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
@@ -129,16 +129,16 @@ class Catalogue:
         """All segments, ids ascending. Raises CatalogueError when their ids make no sense."""
         with self._errors():
             has_cases = "has_cases" if self._format() > 1 else "1"
+            runs = "runs" if self._format() > 2 else "NULL"
             rows = self._connection.execute(
-                f"SELECT file, first_id, n_codes, sha256, {has_cases} != 0 FROM segment ORDER BY first_id"
+                f"SELECT file, first_id, n_codes, sha256, {has_cases} != 0, {runs} FROM segment ORDER BY first_id"
             )
             segments = [Segment(*row) for row in rows]
         next_id = 1
         for part in segments:
-            is_sound = isinstance(part.first_id, int) and isinstance(part.n_codes, int) and isinstance(part.file, str)
-            if not is_sound or part.first_id < next_id or part.n_codes < 1 or "/" in part.file:
+            if not isinstance(part.file, str) or "/" in part.file or not part.has_sound_ids or part.first_id < next_id:
                 raise CatalogueError(f"{self._path}: damaged: segment {part.file!r} has impossible ids or name")
-            next_id = part.first_id + part.n_codes
+            next_id = part.next_id
         return segments
 
     def kept_index(self) -> KeptIndex | None:
@@ -152,9 +152,10 @@ class Catalogue:
     def keep_index(self, index: KeptIndex | None) -> None:
         """Lists an index in the place of the one there was, or none."""
         with self.transaction("IMMEDIATE"):
-            self._keep(index)
+            self.list_index(index)
 
-    def _keep(self, index: KeptIndex | None) -> None:
+    def list_index(self, index: KeptIndex | None) -> None:
+        """The same, in a transaction that writes."""
         self._connection.execute("DELETE FROM kept_index")
         if index is not None:
             row = [index.kind, index.folder, index.n_rows, index.reason, json.dumps(dict(index.files))]
@@ -211,9 +212,12 @@ class Catalogue:
             if name not in columns:
                 raise ValueError(f"no column {name!r}; columns: {', '.join(columns)}")
 
-    def cases(self, ids: Sequence[int]) -> list[Case]:
-        """Cases by id, in the order asked for. Raises KeyError for an id that is not there, or was deleted."""
-        found: dict[int, Case] = {}
+    def cases(self, ids: Sequence[int], alone: Iterable[int] = ()) -> list[Case]:
+        """Cases by id, in the order asked for. alone: ids of codes without a case, see `Snapshot.alone`.
+
+        Raises KeyError for an id that is not there, or was deleted.
+        """
+        found = {id: Case(id) for id in alone}
         with self._errors():
             study = self._own_study()
             for begin in range(0, len(ids), 500):  # SQLite's smallest limit of parameters is 999
@@ -225,21 +229,7 @@ class Catalogue:
                 )
                 for id, root, source, label, patient, split, record, of_study in rows:
                     found[id] = Case(id, root, source, label, patient, split, json.loads(record), of_study)
-            if len(found) < len(ids):
-                found.update((id, Case(id)) for id in self._codes_alone([id for id in ids if id not in found]))
         return [found[id] for id in ids]
-
-    def _codes_alone(self, ids: Sequence[int]) -> list[int]:
-        """Which of these are ids of codes without a case that were not deleted."""
-        if self._format() == 1:
-            return []
-        rows = self._connection.execute(
-            "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM deleted_code) AND EXISTS (SELECT 1 FROM "
-            "segment WHERE first_id = (SELECT max(first_id) FROM segment WHERE first_id <= value) "
-            "AND first_id + n_codes > value AND NOT has_cases)",
-            [json.dumps(list(ids))],
-        )
-        return [id for (id,) in rows]
 
     def values(self, columns: Sequence[str], first_id: int, last_id: int) -> list[tuple[Any, ...]]:
         """(id, value, ...) of the cases from first_id to last_id, deleted ones too, ids ascending.
@@ -273,58 +263,74 @@ class Catalogue:
                 )
             )
 
-    def known(self, sources: Sequence[str]) -> dict[tuple[str, bytes], KnownCase]:
-        """What there is of these sources, by source and content; a deleted case only where none is alive."""
-        with self._errors():
-            rows = self._connection.execute(
-                f"SELECT source, content, is_deleted, label, patient, split, record, {self._own_study()} FROM cases "
-                "WHERE source IN (SELECT value FROM json_each(?)) ORDER BY is_deleted DESC, id",
-                [json.dumps(list(sources))],
-            )
-            return {
-                (source, content): KnownCase(bool(is_deleted), label, patient, split, json.loads(record), study)
-                for source, content, is_deleted, label, patient, split, record, study in rows
-            }
-
     def next_id(self) -> int:
         """The id of the first case of the next segment. Ids start at 1 and never return."""
         with self._errors():
-            return int(
-                self._connection.execute("SELECT coalesce(max(first_id + n_codes), 1) FROM segment").fetchone()[0]
-            )
+            # A compaction leaves gaps, and notes what came next: the last segment may be gone, its ids must not return.
+            noted = "SELECT CAST(value AS INTEGER) FROM property WHERE name = 'next_id'"
+            after = "SELECT coalesce(max(first_id + n_codes), 1) FROM segment"
+            statement = f"SELECT max(({after}), coalesce(({noted}), 1))"
+            return int(self._connection.execute(statement).fetchone()[0])
 
-    def add(self, root: str, segment: Segment, cases: Sequence[NewCase]) -> None:
-        """Lists a segment and its cases, one a row of the segment, in one transaction."""
+    def add(self, root: str, segment: Segment, cases: Sequence[NewCase]) -> int:
+        """Lists a segment and its cases, one a row of the segment, in one transaction.
+
+        A case of the same root and source, whose file was changed since, is retired by its new one. Returns how many.
+        """
         with self.transaction("IMMEDIATE"):
-            execute, many = self._connection.execute, self._connection.executemany
-            execute("INSERT OR IGNORE INTO root (path) VALUES (?)", [root])
-            number = execute("SELECT number FROM root WHERE path = ?", [root]).fetchone()[0]
-            self._list(segment)
-            columns = "id, root, source, content, label, patient, study, split, record"
-            many(
-                f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?, ?)",
+            number = self.root_number(root)
+            self.list_segment(segment)
+            columns = "id, root, source, content, label, patient, study, split, record, stamp"
+            self.execute_many(
+                f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     (
                         *(id, case.source, case.content, case.label, case.patient, case.study, case.split),
-                        _to_json(case.record),
+                        *(to_json(case.record), case.stamp),
                     )
                     for id, case in enumerate(cases, segment.first_id)
                 ),
             )
-            names = sorted({name for case in cases for name in case.record})
-            many("INSERT OR IGNORE INTO record_column (name) VALUES (?)", [(name,) for name in names])
+            newer = "FROM cases AS newer WHERE newer.id >= ?"
+            retired = self.execute(
+                f"UPDATE cases SET is_deleted = 1, retired_by = (SELECT id {newer} AND newer.source = cases.source) "
+                f"WHERE source IN (SELECT source {newer}) AND root = {number} AND id < ? AND NOT is_deleted",
+                *[segment.first_id] * 3,
+            )
+            self.name_columns(cases)
+            return retired.rowcount
+
+    def update(self, cases: Sequence[tuple[int, NewCase]]) -> None:
+        """Gives cases, by id, the label, patient, study, split and record that they now come with."""
+        with self.transaction("IMMEDIATE"):
+            self.execute_many(
+                "UPDATE cases SET label = ?, patient = ?, study = ?, split = ?, record = ? WHERE id = ?",
+                ((case.label, case.patient, case.study, case.split, to_json(case.record), id) for id, case in cases),
+            )
+            self.name_columns(case for _, case in cases)
+
+    def root_number(self, root: str) -> int:
+        """The number of a root, which is listed if it is not there yet. In a transaction that writes."""
+        self.execute("INSERT OR IGNORE INTO root (path) VALUES (?)", root)
+        return int(self.execute("SELECT number FROM root WHERE path = ?", root).fetchone()[0])
+
+    def name_columns(self, cases: Iterable[NewCase]) -> None:
+        """Lists the columns of the cases' records. In a transaction that writes."""
+        names = sorted({name for case in cases for name in case.record})
+        self.execute_many("INSERT OR IGNORE INTO record_column (name) VALUES (?)", ((name,) for name in names))
 
     def add_codes(self, segment: Segment, index: KeptIndex | None = None) -> None:
         """Lists a segment of codes without cases and, if one is given, an index in the place of the one there was."""
         with self.transaction("IMMEDIATE"):
-            self._list(segment)
+            self.list_segment(segment)
             if index is not None:
-                self._keep(index)
+                self.list_index(index)
 
-    def _list(self, segment: Segment) -> None:
+    def list_segment(self, segment: Segment) -> None:
+        """Lists a segment. In a transaction that writes."""
         self._connection.execute(
-            "INSERT INTO segment (first_id, n_codes, file, sha256, has_cases) VALUES (?, ?, ?, ?, ?)",
-            [segment.first_id, segment.n_codes, segment.file, segment.sha256, segment.has_cases],
+            "INSERT INTO segment (first_id, n_codes, file, sha256, has_cases, runs) VALUES (?, ?, ?, ?, ?, ?)",
+            [segment.first_id, segment.n_codes, segment.file, segment.sha256, segment.has_cases, segment.runs],
         )
 
     def set_property(self, name: str, value: str) -> None:
@@ -332,17 +338,47 @@ class Catalogue:
         with self.transaction("IMMEDIATE"):
             self._connection.execute("INSERT OR REPLACE INTO property (name, value) VALUES (?, ?)", [name, value])
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """Marks cases as deleted, all or none. Returns how many. Raises KeyError for an id that is not there."""
-        wanted = sorted(set(ids))
+    def delete(self, ids: Iterable[int], alone: Iterable[int]) -> int:
+        """Marks cases as deleted, all or none. Returns how many. alone: those of the ids that are codes without a case.
+
+        Raises KeyError for an id that is not there.
+        """
+        codes = set(alone)
+        wanted = sorted(set(ids) - codes)
         with self.transaction("IMMEDIATE"):
-            mark = "UPDATE cases SET is_deleted = 1 WHERE id = ? AND NOT is_deleted"
-            others = [id for id in wanted if not self._connection.execute(mark, [id]).rowcount]
-            codes = self._codes_alone(others)
-            if len(codes) < len(others):
-                raise KeyError(min(set(others) - set(codes)))
-            self._connection.executemany("INSERT INTO deleted_code (id) VALUES (?)", [(id,) for id in codes])
-        return len(wanted)
+            for id in wanted:
+                if not self.execute("UPDATE cases SET is_deleted = 1 WHERE id = ? AND NOT is_deleted", id).rowcount:
+                    raise KeyError(id)
+            self.execute_many("INSERT INTO deleted_code (id) VALUES (?)", ((id,) for id in sorted(codes)))
+        return len(wanted) + len(codes)
+
+    def unreadable(self) -> list[tuple[str, str, str]]:
+        """(root, source, reason) of the images that could not be used when they were last looked at."""
+        with self._errors():
+            if self._format() < 3:
+                return []
+            return self.execute(
+                "SELECT path, source, reason FROM unreadable JOIN root ON number = root ORDER BY path, source"
+            ).fetchall()
+
+    def upgrade(self) -> None:
+        """Makes the catalogue one of today's format, for who needs what earlier ones do not have."""
+        if self._format() < FORMAT:
+            with self.transaction("IMMEDIATE"):
+                pass
+
+    def execute(self, statement: str, *parameters: Value | bytes | None) -> sqlite3.Cursor:
+        """Runs a statement, in a transaction, for the modules of this room that look after parts of the catalogue."""
+        return self._connection.execute(statement, parameters)
+
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Value | bytes | None]]) -> None:
+        """The same with each of the rows as parameters."""
+        self._connection.executemany(statement, rows)
+
+    def vacuum(self) -> None:
+        """Writes the file anew: no byte of former rows is left between those of today's."""
+        with self._errors():
+            self._connection.execute("VACUUM")
 
     def _ids(self, statement: str, *parameters: Value) -> Ids:
         with self._errors():
@@ -350,6 +386,7 @@ class Catalogue:
         return np.array([row[0] for row in rows], np.int64)
 
 
-def _to_json(record: Mapping[str, Value]) -> str:
+def to_json(record: Mapping[str, Value]) -> str:
+    """A record as it is stored."""
     # Not escaped: SQLite compares a path's key with the bytes that stand here.
     return json.dumps(dict(record), ensure_ascii=False, allow_nan=False)

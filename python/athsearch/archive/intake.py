@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -26,23 +26,25 @@ from ..types import Square
 from .cases import KnownCase, NewCase, Value, record_name
 from .catalogue import Catalogue
 from .pseudonym import PatientKey
+from .recognition import Recognition
 from .segment import write_segment
 
 COMMIT_BATCHES = 64
 COMMIT_SECONDS = 20.0
-Known = Mapping[tuple[str, bytes], KnownCase]
 
 
 @dataclass(frozen=True)
 class AddReport:
     """What became of a source's images. Each is counted once.
 
-    n_added: new cases. n_present: were there already, with the same source and content; n_differing of these now come
-    with another label, patient, study, split or record, and keep what was stored. n_deleted: had been deleted from this
-    archive, and stay so. failed: (source, reason) of images that could not be used.
+    n_added: new cases. n_changed: new cases, too, of files that had another content; the former case is found no more.
+    n_present: were there already, with the same source and content; n_differing of these now come with another label,
+    patient, study, split or record, and keep what was stored, unless records were to be updated. n_deleted: had been
+    deleted from this archive, and stay so. failed: (source, reason) of images that could not be used.
     """
 
     n_added: int
+    n_changed: int
     n_present: int
     n_differing: int
     n_deleted: int
@@ -68,42 +70,46 @@ class Queries:
 class LoadedImage:
     """One image of a source: content is the SHA-256 of its bytes; error says why it cannot be used.
 
-    known: what the catalogue lists already under this source and content; such an image was not decoded.
+    known: what the catalogue lists already under this source and content; such an image was not decoded. stamp: of its
+    file when these bytes were in it.
     """
 
     item: Item
     content: bytes = b""
+    stamp: str | None = None
     known: KnownCase | None = None
     error: ImageError | None = None
     square: Square | None = None
 
 
 def encoded_batches(
-    encoder: Encoder, source: Source, look_up: Callable[[list[str]], Known] | None = None
+    encoder: Encoder, source: Source, recognition: Recognition | None = None
 ) -> Iterator[tuple[list[LoadedImage], Codes]]:
     """The source's images in order, BATCH_SIZE at a time, with the codes of those that are new and usable, in order.
 
-    look_up: given some sources, says which of their contents the catalogue lists; those are not decoded.
+    recognition: of what an archive has already; that is not decoded, and not even read where its file is as it was.
     Images are read and decoded on threads while the network works.
     """
-    known: dict[tuple[str, bytes], KnownCase] = {}
 
     def items() -> Iterator[Item]:
         waiting = iter(source.items)
         while part := list(islice(waiting, N_AHEAD)):
-            if look_up:
-                known.update(look_up([item.source for item in part]))
+            if recognition:
+                recognition.look_up([item.source for item in part])
             yield from part
 
     preprocessing = encoder.description.preprocessing
 
     def load(item: Item) -> LoadedImage:
+        stamp = source.stamp(item) if recognition else None  # before the bytes: what is written later changes it
         try:
+            if recognition and (digest := recognition.content(item.source, stamp)):
+                return LoadedImage(item, digest, stamp, recognition.known(item.source, digest))
             content, decode = source.read(item)
             digest = hashlib.sha256(content).digest()
-            if (item.source, digest) in known:
-                return LoadedImage(item, digest, known[item.source, digest])
-            return LoadedImage(item, digest, square=preprocessing.square(decode(preprocessing.least_side)))
+            if recognition and (known := recognition.known(item.source, digest)):
+                return LoadedImage(item, digest, stamp, known)
+            return LoadedImage(item, digest, stamp, square=preprocessing.square(decode(preprocessing.least_side)))
         except ImageError as error:
             return LoadedImage(item, error=error)
 
@@ -123,33 +129,47 @@ def add_images(
     source: Source,
     key: PatientKey | None,
     progress: Callable[[int, int], None] | None,
+    recheck: bool,
+    update_records: bool,
 ) -> AddReport:
     """Adds a source's images as cases: segments into `folder`, cases into the catalogue. See `Archive.add`."""
     root = str(source.root.resolve())
-    pending: list[tuple[list[NewCase], Codes]] = []
-    counts = {"added": 0, "present": 0, "differing": 0, "deleted": 0}
+    recognition = Recognition(catalogue, root, key, recheck)
+    pending: list[tuple[list[LoadedImage], Codes]] = []
+    counts = {"added": 0, "changed": 0, "present": 0, "differing": 0, "deleted": 0}
     failed: list[tuple[str, str]] = []
 
     def commit() -> None:
         # Taken first: what an interruption in the middle leaves uncertain must not be written a second time.
         taken, pending[:] = pending[:], []
-        cases = [case for batch, _ in taken for case in batch]
+        images = [image for batch, _ in taken for image in batch]
+        cases = [_new_case(image, key) for image in images if not image.error and not image.known]
         if cases:
             parts = [part for _, part in taken]
-            catalogue.add(root, write_segment(folder, parts, len(cases), encoder.bits, catalogue.next_id()), cases)
-            counts["added"] += len(cases)
+            segment = write_segment(folder, parts, len(cases), encoder.bits, catalogue.next_id())
+            n_changed = catalogue.add(root, segment, cases)
+            counts["changed"] += n_changed
+            counts["added"] += len(cases) - n_changed
+        recognition.note(images)
 
     n_done, last_commit = 0, time.monotonic()
     try:
-        for batch, batch_codes in encoded_batches(encoder, source, catalogue.known):
-            fresh = [_new_case(image, key) for image in batch if not image.error and not image.known]
-            pending.append((fresh, batch_codes))
+        for batch, batch_codes in encoded_batches(encoder, source, recognition):
+            pending.append((batch, batch_codes))
+            differing = []
             for image in batch:
                 if image.error:
                     failed.append((image.item.source, image.error.reason))
+                elif image.known and image.known.is_deleted:
+                    counts["deleted"] += 1
                 elif image.known:
-                    counts["deleted" if image.known.is_deleted else "present"] += 1
-                    counts["differing"] += _differs(image.known, _new_case(image, key))
+                    counts["present"] += 1
+                    case = _new_case(image, key)
+                    if _differs(image.known, case):
+                        differing.append((image.known.id, case))
+            counts["differing"] += len(differing)
+            if differing and update_records:
+                catalogue.update(differing)
             if len(pending) >= COMMIT_BATCHES or time.monotonic() > last_commit + COMMIT_SECONDS:
                 commit()
                 last_commit = time.monotonic()
@@ -160,7 +180,8 @@ def add_images(
         commit()
         raise
     commit()
-    return AddReport(counts["added"], counts["present"], counts["differing"], counts["deleted"], tuple(failed))
+    recognition.note_gone(source)
+    return AddReport(**{f"n_{name}": count for name, count in counts.items()}, failed=tuple(failed))
 
 
 def encode_queries(
@@ -223,7 +244,7 @@ def _new_case(image: LoadedImage, key: PatientKey | None) -> NewCase:
     patient = key.pseudonym(item.patient) if key and item.patient is not None else None
     study = key.pseudonym(item.study, "study") if key and item.study is not None else None
     record = {record_name(name): value for name, value in item.record.items()}
-    return NewCase(item.source, image.content, item.label, patient, item.split, record, study)
+    return NewCase(item.source, image.content, item.label, patient, item.split, record, study, image.stamp)
 
 
 def _differs(known: KnownCase, case: NewCase) -> bool:

@@ -48,15 +48,18 @@ def read_part(snapshot: Snapshot, catalogue: Catalogue, columns: Sequence[str], 
     Raises ValueError for an unknown column, CatalogueError where a code should have a case and has none.
     """
     ids, codes = snapshot.part(begin, end)
-    values: dict[str, list[Any]] = {name: [None] * len(ids) for name in columns}
-    if values and len(ids):
+    known = {}
+    if columns and len(ids):
         known = {id: row for id, *row in catalogue.values(columns, int(ids[0]), int(ids[-1]))}
-        places = np.flatnonzero(snapshot.have_cases(ids))
-        for place, id in zip(places.tolist(), ids[places].tolist(), strict=True):
-            if id not in known:
-                raise CatalogueError(f"{snapshot.path}: damaged: there is a code of case {id}, but no such case")
-            for name, value in zip(columns, known[id], strict=True):
-                values[name][place] = value
+        wanted = snapshot.have_cases(ids)
+        missing = wanted & ~np.isin(ids, np.fromiter(known, np.int64, len(known)))
+        if missing.any() and catalogue.data_version == snapshot.data_version:
+            id = ids[missing.argmax()]
+            raise CatalogueError(f"{snapshot.path}: damaged: there is a code of case {id}, but no such case")
+        ids, codes = ids[~missing], codes[~missing]  # compacted away meanwhile
+    values = {
+        name: [known[id][place] if id in known else None for id in ids.tolist()] for place, name in enumerate(columns)
+    }
     return Part(ids, codes, values)
 
 

@@ -30,6 +30,13 @@ class PatientKey:
         """32 hexadecimal digits, the same for the same name, purpose and key: a patient's and a study's never meet."""
         return self._digest(purpose, name)[:32]
 
+    def deletion_digest(self, source: str, content: bytes) -> bytes:
+        """32 bytes by which a deleted image is recognised when it is added again, and by nothing else without the key.
+
+        content: SHA-256 of its bytes.
+        """
+        return bytes.fromhex(self._digest("deleted", f"{content.hex()}:{source}"))
+
     def _digest(self, purpose: str, text: str) -> str:
         return hmac.new(self._key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
 

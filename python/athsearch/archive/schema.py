@@ -9,16 +9,17 @@ FORMAT = 3
 # Table -> its columns that carry meaning, in the order in which `row_checks` goes over them.
 TABLES: Mapping[str, tuple[str, ...]] = {
     "property": ("name", "value"),
-    "segment": ("first_id", "n_codes", "file", "sha256", "has_cases"),
+    "segment": ("first_id", "n_codes", "file", "sha256", "has_cases", "runs"),
     "deleted_code": ("id",),
     "kept_index": ("kind", "folder", "n_rows", "reason", "files"),
     "root": ("number", "path"),
     "record_column": ("name",),
     "cases": (
         *("id", "root", "source", "content", "label", "patient", "study", "split", "record"),
-        *("is_deleted", "retired_by"),
+        *("is_deleted", "retired_by", "stamp"),
     ),
     "unreadable": ("root", "source", "reason"),
+    "forgotten": ("digest",),
 }
 
 # Below zero: not taken yet, see `checks`.
@@ -27,6 +28,7 @@ _UNREADABLE = (
     "CREATE TABLE unreadable (root INTEGER NOT NULL REFERENCES root (number), source TEXT NOT NULL, "
     f"reason TEXT NOT NULL, {_CHECK_SUM}, PRIMARY KEY (root, source))"
 )
+_FORGOTTEN = f"CREATE TABLE forgotten (digest BLOB PRIMARY KEY, {_CHECK_SUM})"
 _TOTALS = (
     "CREATE TABLE table_total (name TEXT PRIMARY KEY, total INTEGER NOT NULL DEFAULT 0)",
     *(f"INSERT INTO table_total (name) VALUES ('{table}')" for table in TABLES),
@@ -42,7 +44,7 @@ SCHEMA = f"""
 CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL, {_CHECK_SUM});
 CREATE TABLE segment (
     first_id INTEGER PRIMARY KEY, n_codes INTEGER NOT NULL, file TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL,
-    has_cases INTEGER NOT NULL DEFAULT 1, {_CHECK_SUM}
+    has_cases INTEGER NOT NULL DEFAULT 1, runs BLOB, {_CHECK_SUM}
 );
 CREATE TABLE deleted_code (id INTEGER PRIMARY KEY, {_CHECK_SUM});
 CREATE TABLE kept_index (
@@ -63,9 +65,11 @@ CREATE TABLE cases (
     record TEXT NOT NULL,
     is_deleted INTEGER NOT NULL DEFAULT 0,
     retired_by INTEGER REFERENCES cases (id),
+    stamp TEXT,
     {_CHECK_SUM}
 );
 {_UNREADABLE};
+{_FORGOTTEN};
 CREATE INDEX cases_source ON cases (source);
 CREATE INDEX cases_patient ON cases (patient) WHERE patient IS NOT NULL;
 {_CASES_STUDY};
@@ -78,6 +82,8 @@ PRAGMA user_version = {FORMAT};
 _STUDY = "(SELECT name FROM record_column WHERE lower(name) = 'study')"
 _STUDY_PATH = f"""'$."' || {_STUDY} || '"'"""
 
+_NEW = ("unreadable", "forgotten")  # since format 3
+
 # Format -> what makes it the next one, inside the first transaction that writes to it.
 UPGRADES = {
     1: (
@@ -88,10 +94,13 @@ UPGRADES = {
         "PRAGMA user_version = 2",
     ),
     2: (
-        *(f"ALTER TABLE {table} ADD COLUMN {_CHECK_SUM}" for table in TABLES if table != "unreadable"),
+        *(f"ALTER TABLE {table} ADD COLUMN {_CHECK_SUM}" for table in TABLES if table not in _NEW),
         "ALTER TABLE cases ADD COLUMN study TEXT",
         "ALTER TABLE cases ADD COLUMN retired_by INTEGER REFERENCES cases (id)",
+        "ALTER TABLE cases ADD COLUMN stamp TEXT",
+        "ALTER TABLE segment ADD COLUMN runs BLOB",
         _UNREADABLE,
+        _FORGOTTEN,
         _CASES_STUDY,
         *_TOTALS,
         f"""UPDATE cases SET record = json_remove(json_set(record, '$."record_' || {_STUDY} || '"',

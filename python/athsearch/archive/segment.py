@@ -14,14 +14,17 @@ import numpy as np
 from ..codes import Codes, n_words_for
 from ..errors import SegmentCorrupt
 from ..files import replacing
+from ..types import Ids
 from .mapping import map_array
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment as the catalogue knows it: row r holds the code of case first_id + r.
+    """A segment as the catalogue knows it: row r holds the code of case first_id + r, unless there are runs.
 
     has_cases: whether the catalogue has a row for each of them; otherwise all that is known is a range of ids.
+    runs: of a compacted segment whose ids have gaps, int64 [n_runs, 2], little endian: (first id, how many ids follow
+    one another from there), in the order of the rows.
     """
 
     file: str
@@ -29,16 +32,52 @@ class Segment:
     n_codes: int
     sha256: str
     has_cases: bool = True
+    runs: bytes | None = None
+
+    @property
+    def id_runs(self) -> Ids:
+        """int64 [n_runs, 2]: the runs, of which there is one where ids have no gaps."""
+        if self.runs is None:
+            return np.array([[self.first_id, self.n_codes]], np.int64)
+        return np.frombuffer(self.runs, "<i8").reshape(-1, 2).astype(np.int64, copy=False)
+
+    @property
+    def next_id(self) -> int:
+        """One past the last id."""
+        first_id, n_ids = self.id_runs[-1].tolist()
+        return int(first_id + n_ids)
+
+    @property
+    def has_sound_ids(self) -> bool:
+        """Whether first id, number of codes and runs can be true, and agree."""
+        if not (isinstance(self.first_id, int) and isinstance(self.n_codes, int)) or self.n_codes < 1:
+            return False
+        if self.runs is None:
+            return True
+        if not isinstance(self.runs, bytes) or not self.runs or len(self.runs) % 16:
+            return False
+        first_ids, n_ids = self.id_runs.T
+        is_whole = first_ids[0] == self.first_id and n_ids.sum() == self.n_codes
+        # By differences of what is positive, which cannot overflow, whatever a damaged catalogue says.
+        return bool(is_whole and self.id_runs.min() > 0 and (np.diff(first_ids) > n_ids[:-1]).all())
 
 
 def write_segment(
-    folder: Path, parts: Iterable[Codes], n_codes: int, bits: int, first_id: int, has_cases: bool = True
+    folder: Path,
+    parts: Iterable[Codes],
+    n_codes: int,
+    bits: int,
+    first_id: int,
+    has_cases: bool = True,
+    name: str | None = None,
+    runs: bytes | None = None,
 ) -> Segment:
     """Writes codes, whole or not at all, for the ids from first_id on. A file that nobody lists may be replaced.
 
     parts: the codes, one part after the other; n_codes: how many they are together (a ValueError otherwise).
+    name: of the file, if not that of new cases. runs: see `Segment`.
     """
-    path = folder / f"{first_id:012d}.npy"
+    path = folder / (name or f"{first_id:012d}.npy")
     digest, n_written = hashlib.sha256(), 0
     with replacing(path) as temporary, temporary.open("wb") as file:
         header = npy_header("<u8", (n_codes, n_words_for(bits)))
@@ -51,7 +90,7 @@ def write_segment(
             n_written += part.n_codes
         if n_written != n_codes:
             raise ValueError(f"{n_codes:,} codes were announced, {n_written:,} came")
-    return Segment(path.name, first_id, n_codes, digest.hexdigest(), has_cases)
+    return Segment(path.name, first_id, n_codes, digest.hexdigest(), has_cases, runs)
 
 
 def map_segment(folder: Path, segment: Segment, like: Codes) -> Codes:

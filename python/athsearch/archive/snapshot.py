@@ -1,6 +1,7 @@
 """One commit's codes: segments laid end to end, so that row r is the r-th of all codes, and the ids of these rows.
 
-Ids are ranges, one a segment. Nothing here takes memory for each code, but one bit where some were deleted.
+Ids are runs, one a segment until it is compacted. Nothing here takes memory for each code, but one bit where some were
+deleted.
 """
 
 from __future__ import annotations
@@ -43,9 +44,14 @@ class Snapshot:
         self.kept_index = catalogue.kept_index()
         is_same = earlier is not None and earlier.segments == self.segments
         self._indexes: dict[tuple[str, KeptIndex | None], Index] = earlier._indexes if earlier and is_same else {}
-        self._first_ids = np.array([segment.first_id for segment in self.segments], np.int64)
-        self._first_rows = np.cumsum([0, *(segment.n_codes for segment in self.segments)], dtype=np.int64)
-        self._has_cases = np.array([segment.has_cases for segment in self.segments], np.bool_)
+        self._segment_rows = np.cumsum([0, *(segment.n_codes for segment in self.segments)], dtype=np.int64)
+        # By run: the first id, the first row (and past the last run, the end), and whether there are cases.
+        runs = [segment.id_runs for segment in self.segments]
+        all_runs: Ids = np.concatenate([*runs, np.zeros((0, 2), np.int64)])
+        self._first_ids: Ids = all_runs[:, 0]
+        self._first_rows: Ids = np.append(0, np.cumsum(all_runs[:, 1]))
+        has_cases = np.array([segment.has_cases for segment in self.segments], np.bool_)
+        self._has_cases = np.repeat(has_cases, np.array([len(part) for part in runs], np.int64))
         self.deleted_rows = self.rows(catalogue.deleted_ids())
 
     @property
@@ -105,6 +111,17 @@ class Snapshot:
         """Of ids that have a row: whether the catalogue has a case for each."""
         return self._has_cases[self._place(ids)]
 
+    def alone(self, ids: Ids) -> Ids:
+        """Which of these are ids of codes that can be found and have no case."""
+        ids = self.found(ids)
+        return ids[~self.have_cases(ids)]
+
+    def found(self, ids: Ids) -> Ids:
+        """Those of the ids that can be found."""
+        rows = self.rows(ids)
+        places = np.searchsorted(self.deleted_rows, rows)
+        return self.ids(rows[np.append(self.deleted_rows, -1)[places] != rows])
+
     def code(self, id: int) -> Codes:
         """Codes [1] of an id. Raises CatalogueError where there is none."""
         rows = self.rows(np.array([id], np.int64))
@@ -114,13 +131,28 @@ class Snapshot:
 
     def part(self, begin: int, end: int) -> tuple[Ids, Codes]:
         """Ids and codes of the rows from begin to end, without deleted ones. Copies the codes."""
-        first, last = np.searchsorted(self._first_rows, [begin, end - 1], side="right") - 1
+        first, last = np.searchsorted(self._segment_rows, [begin, end - 1], side="right") - 1
         parts = [self._like]
-        for segment, first_row in zip(self.segments[first : last + 1], self._first_rows[first:].tolist(), strict=False):
+        for segment, first_row in zip(
+            self.segments[first : last + 1], self._segment_rows[first:].tolist(), strict=False
+        ):
             parts.append(self._codes[segment][max(begin - first_row, 0) : end - first_row])
-        is_alive = np.ones(end - begin, np.bool_)
-        is_alive[self.deleted_rows[slice(*np.searchsorted(self.deleted_rows, [begin, end]))] - begin] = False
+        is_alive = self._are_alive(begin, end)
         return self.ids(begin + np.flatnonzero(is_alive)), concatenate(parts)[is_alive]
+
+    def alive_ids(self, begin: int, end: int) -> Ids:
+        """The ids of the rows from begin to end, without deleted ones."""
+        return self.ids(begin + np.flatnonzero(self._are_alive(begin, end)))
+
+    def n_deleted(self, begin: int, end: int) -> int:
+        """How many of the rows from begin to end were deleted."""
+        first, last = np.searchsorted(self.deleted_rows, [begin, end])
+        return int(last - first)
+
+    def _are_alive(self, begin: int, end: int) -> Bools:
+        are_alive = np.ones(end - begin, np.bool_)
+        are_alive[self.deleted_rows[slice(*np.searchsorted(self.deleted_rows, [begin, end]))] - begin] = False
+        return are_alive
 
     def _place(self, ids: Ids) -> Ids:
         return np.searchsorted(self._first_ids, ids, side="right") - 1

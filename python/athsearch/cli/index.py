@@ -22,6 +22,7 @@ from .common import (
     key_option,
     open_chosen,
     print_json,
+    print_table,
     progress,
     report_failures,
     say,
@@ -39,6 +40,10 @@ from .common import (
 @click.option(
     "--kind", type=click.Choice(KINDS), help="Keep an index of this kind of all codes; auto lets them decide."
 )
+@click.option("--recheck", is_flag=True, help="Read files again whose size and times are as they were.")
+@click.option(
+    "--update-records", is_flag=True, help="Store labels and records anew where an image now comes with others."
+)
 @key_option
 @device_option
 @json_option
@@ -47,6 +52,8 @@ def index(
     weights: Path | None,
     bits: int | None,
     kind: str | None,
+    recheck: bool,
+    update_records: bool,
     key_path: Path | None,
     device: str,
     as_json: bool,
@@ -55,8 +62,10 @@ def index(
     """Add the images of SOURCE, or ready-made codes, to ARCHIVE, which is made if it is not there.
 
     SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz or
-    one image. What is there already is recognised, so an interrupted run goes on where it stopped. An image that cannot
-    be read is reported and never stops the run.
+    one image. What is there already is recognised by its content, so an interrupted run goes on where it stopped, and a
+    run every night does only the new work: a file whose size and times are as they were is not even read. A file that
+    was changed becomes a new case in the place of the former one. An image that cannot be read is reported, tried again
+    the next time, listed by `athsearch info` until then, and never stops the run.
 
     A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
     first; one that ends in .faiss is a FAISS binary index, whose ids are not kept. All of them are added or none. They
@@ -76,14 +85,16 @@ def index(
     if open_options["source_path"] is None:
         if kind is None:
             raise click.UsageError("give a SOURCE to add, or --kind to build an index of what is there")
-        options = {"weights": weights, "bits": bits, **open_options}
+        flags = {"recheck": recheck or None, "update_records": update_records or None}
+        options = {"weights": weights, "bits": bits, **flags, **open_options}
         if names := [name for name, value in options.items() if value is not None]:
             raise click.UsageError(f"--{names[0].replace('_', '-')} goes with a SOURCE to add")
         with Archive.open(archive_path) as archive:
             _finish(archive, kind, {"archive": str(archive_path), "n_cases": archive.n_cases}, as_json, "")
         return
     if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
-        if given := [name for name, value in open_options.items() if name != "source_path" and value is not None]:
+        options = {**open_options, "recheck": recheck or None, "update_records": update_records or None}
+        if given := [name for name, value in options.items() if name != "source_path" and value is not None]:
             raise click.UsageError(f"--{given[0].replace('_', '-')} goes with images")
         _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, kind, key_path, device, as_json)
         return
@@ -93,13 +104,14 @@ def index(
     archive = _open_or_create(archive_path, weights, None, key_path, device)
     with archive:
         with progress("indexing") as bar:
-            report = archive.add(source, bar)
+            report = archive.add(source, bar, recheck=recheck, update_records=update_records)
         if not as_json:
             report_failures(report.failed)
         facts: dict[str, Any] = {
             "archive": str(archive_path),
             "n_cases": archive.n_cases,
             "n_added": report.n_added,
+            "n_changed": report.n_changed,
             "n_present": report.n_present,
             "n_differing": report.n_differing,
             "n_deleted": report.n_deleted,
@@ -107,19 +119,21 @@ def index(
             "skipped": source.skipped,
             "columns": archive.columns,
         }
-        text = (
-            f"{archive_path}: {report.n_added:,} added, {report.n_present:,} there already"
-            + (f", {report.n_deleted:,} deleted earlier" if report.n_deleted else "")
-            + (f", {len(report.failed):,} could not be used" if report.failed else "")
-            + f"; {archive.n_cases:,} cases"
-        )
+        became = {
+            "added": report.n_added,
+            "changed": report.n_changed,
+            "there already": report.n_present,
+            "deleted earlier": report.n_deleted,
+            "unreadable": len(report.failed),
+        }
+        text = f"{archive_path}: {archive.n_cases:,} cases"
+        if not as_json:
+            print_table(["images", "became"], [(count, name) for name, count in became.items()])
         _finish(archive, kind, facts, as_json, text)
     if not as_json:
         if report.n_differing:
-            say(
-                f"  {report.n_differing:,} of those there already now come with another label, patient, split or "
-                "record; what was stored stands"
-            )
+            done = "that is stored now" if update_records else "what was stored stands (see --update-records)"
+            say(f"  {report.n_differing:,} of those there already come with another label, patient or record; {done}")
         if stored := sorted({name for item in source.items for name in item.record}):
             say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
         if source.skipped:

@@ -10,7 +10,7 @@ import click
 from ..archive.archive import Archive
 from ..errors import AthsearchError
 from ..model.checkpoint import read_weights
-from .common import json_option, print_json
+from .common import json_option, print_json, report_failures, say
 
 
 @click.command()
@@ -35,7 +35,12 @@ def info(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    if failed := facts.get("unreadable"):
+        facts["unreadable"] = len(failed)
     _print_facts(facts)
+    if failed:
+        say(f"\n{len(failed):,} images could not be used when they were last looked at")
+        report_failures([(f"{image['root']}/{image['source']}", image["reason"]) for image in failed])
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -68,6 +73,9 @@ def _archive_facts(path: Path) -> dict[str, Any]:
             "bits": archive.bits,
             "segments": archive.n_segments,
             "index": str(archive.index_plan),
+            "unreadable": [
+                {"root": root, "source": source, "reason": reason} for root, source, reason in archive.unreadable
+            ],
             "model": _weights_facts(path / "weights.safetensors") if archive.model_id else None,
         }
 

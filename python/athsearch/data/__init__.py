@@ -11,9 +11,20 @@ from pathlib import Path
 from .. import images
 from ..errors import SourceError
 from . import folder, manifest, npz
-from .source import SPLITS, Item, Source, Value, locate, read_image, read_pixels
+from .source import SPLITS, Item, Source, Value, file_of, locate, read_image, read_pixels
 
-__all__ = ["SPLITS", "Item", "Source", "Value", "locate", "open_source", "patient_finder", "read_image", "read_pixels"]
+__all__ = [
+    "SPLITS",
+    "Item",
+    "Source",
+    "Value",
+    "file_of",
+    "locate",
+    "open_source",
+    "patient_finder",
+    "read_image",
+    "read_pixels",
+]
 
 
 def open_source(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -26,6 +27,7 @@ SPLIT_OF_NAME = {
     "test": "test",
     "testing": "test",
 }
+QUIET_S = 3
 Value: TypeAlias = str | int | float
 Decode: TypeAlias = Callable[[int], Pixels]
 
@@ -121,12 +123,31 @@ class Source:
         """An item's pixels, see `read_pixels`."""
         return read_pixels(self.root, item.source, least_side)
 
+    def stamp(self, item: Item) -> str | None:
+        """Size, time of the last change and time of the last change of attributes (ns) of the file that holds an item.
+
+        None where that says too little: of a file that is not there, or was changed in the last QUIET_S seconds, since
+        another change within a tick of the file system's clock, which may be two seconds long, would not show.
+        """
+        try:
+            status = file_of(self.root, item.source).stat()
+        except (OSError, ValueError):
+            return None
+        is_quiet = max(status.st_mtime_ns, status.st_ctime_ns) < time.time_ns() - QUIET_S * 10**9
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}" if is_quiet else None
+
 
 def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
     """Root and source of an image given by its path alone: of a file, or as in "folder/file.npz/test/00017"."""
     whole = Path(path)
     n_parts = 3 if npz.names_part("/".join(whole.parts[-3:])) else 1
     return Path(*whole.parts[:-n_parts]), "/".join(whole.parts[-n_parts:])
+
+
+def file_of(root: str | os.PathLike[str], source: str) -> Path:
+    """The file that holds an image, by itself or beside others. It need not be there."""
+    path = Path(root, source)
+    return path.parents[1] if npz.names_part(source) else path
 
 
 def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Decode]:
