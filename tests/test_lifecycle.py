@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from athsearch.archive.archive import Archive
+from athsearch.archive.catalogue import Catalogue
 from athsearch.codes import Codes
 from athsearch.data import Source, open_source
 from athsearch.data import source as source_module
@@ -122,7 +124,17 @@ def test_changed_records_are_stored_when_asked_for(archive: Archive, source: Sou
 
 
 @pytest.mark.parametrize("kind", ["flat", "distinct", "mih"])
-def test_compaction_leaves_no_byte_of_deleted_cases(archive: Archive, source: Source, kind: str) -> None:
+def test_compaction_leaves_no_byte_of_deleted_cases(
+    archive: Archive, source: Source, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = Catalogue._connect
+
+    def careless(catalogue: Catalogue, writable: bool) -> sqlite3.Connection:
+        connection = connect(catalogue, writable)
+        connection.execute("PRAGMA secure_delete = OFF")  # as SQLite begins where it was not built otherwise
+        return connection
+
+    monkeypatch.setattr(Catalogue, "_connect", careless)
     archive.build_index(kind)
     draw(source.root / "09.png", 99)
     archive.add(source)  # retires case 10
@@ -133,7 +145,9 @@ def test_compaction_leaves_no_byte_of_deleted_cases(archive: Archive, source: So
     code = before.codes.words[0].tobytes()
     pseudonym = archive.case(1).patient or ""
     # Wider than a word of noise would be: these bytes are there by purpose, and are gone by purpose.
-    secrets = [b"00.png", b"unusual", pseudonym.encode(), b"sings at night", bytes.fromhex(str(before.contents[0]))]
+    former = str(before.patients[0])  # that was case 1's until its record was changed, and is case 2's
+    texts = ["00.png", "unusual", pseudonym, former, "sings at night"]
+    secrets = [*map(str.encode, texts), bytes.fromhex(str(before.contents[0]))]
     assert all(secret in bytes_of(archive.path) for secret in [*secrets, code])
     reader = Archive.open(archive.path, device="cpu")
     parts = reader.parts(("label",), n_rows=4)
