@@ -69,7 +69,7 @@ soak-archive: .venv/dev.stamp
 
 # Archives after power cuts, kills, full and failing disks; a quarter of an hour. docs/adr/0015 has what it shows.
 crash: .venv/dev.stamp
-	$(BIN)/python tests/crash/run.py --json benchmarks/results/crash.json
+	$(BIN)/python tests/crash/run.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)

@@ -4,8 +4,8 @@
 
 One process adds ready-made codes, deletes, compacts and builds indexes; four search meanwhile, by a scan and by what is
 kept, through one open Archive each that they open anew now and then. A case's code follows from its id, so any answer
-can be checked: it must be, to the id, the answer of a whole commit, one between the last that was done before the search
-began and the last that was begun before it ended. Exits 1 at the first error or wrong answer.
+can be checked: it must be, to the id, the answer of a whole commit, one from the last that was done before the search
+began to the last that was begun before it ended. Exits 1 at the first error or wrong answer.
 """
 
 from __future__ import annotations

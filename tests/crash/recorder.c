@@ -4,14 +4,21 @@
    the log happen under one lock: the log is the order. Files are told apart by inode, since they are renamed while
    open.
 
-   A record: `struct record`, then path, second path and data. Operations:
-     C create   D mkdir   W write at `offset`   T truncate to `offset`   P whole content of a file that was written
-   through a map R rename   L link    U unlink or rmdir     S fsync or fdatasync     M mark of the program A map's
-   writes cannot be seen; its file is read, before the sync or unmapping that makes them count, and logged as one P.
+   A record is a `struct record`, then path, second path and data. Its operation is one of
 
-   Faults (recorder_fault): 'f' from the n-th call that takes room on the disk on, all fail with ENOSPC, the first after
-   half of its bytes; 'w' the n-th write fails with EIO; 's' the n-th sync fails with EIO, and what it was to flush
-   stays unflushed. */
+   - C create, D mkdir, R rename, L link, U unlink or rmdir
+   - W write at `offset`, T truncate to `offset`, S fsync or fdatasync
+   - P whole content of a file that was written through a map, which cannot be seen: the file is read, before the sync
+     or unmapping that makes it count
+   - M mark of the program
+
+   Faults (recorder_fault) are one of
+
+   - f: from the n-th call that takes room on the disk on, all fail with ENOSPC, the first after half of its bytes
+   - w: the n-th write fails with EIO
+   - s: the n-th sync fails with EIO
+
+   What is watched is never synced: a program cannot tell, and it is faster. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -40,7 +40,7 @@ def test_the_loss_of_a_sync_is_noticed(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(program), *numbers, "--json", str(result)], check=True, capture_output=True)
     rows = json.loads(result.read_text())["dropped_syncs"]
     assert {row["site"] for row in rows} >= {"key", "segment", "name of the segment", "catalogue", "index: an array"}
-    assert all(row["n_harmful_to_drop"] == row["n_syncs"] == 1 for row in rows)
+    assert all(row["n_harmful"] == row["n_dropped"] == 1 for row in rows)
 
 
 def states(operations: list[Operation], tmp_path: Path) -> set[tuple[tuple[str, bytes], ...]]:
