@@ -12,6 +12,9 @@ import pytest
 from disk import MODES, Disk
 from recorder import Operation, compiler
 
+from athsearch import Archive
+from athsearch.errors import ArchiveLocked
+
 needs_recorder = pytest.mark.skipif(
     not sys.platform.startswith("linux") or compiler() is None, reason="the recorder needs Linux and a C compiler"
 )
@@ -75,3 +78,20 @@ def test_a_disk_may_lose_what_was_not_synced_and_nothing_else(tmp_path: Path) ->
     ):
         (tmp_path / str(number)).mkdir()
         assert states(operations, tmp_path / str(number)) == wanted
+
+
+def test_the_lock_of_a_dead_writer_is_none(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys; from athsearch.archive.writing import writing\n"
+        "with writing(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    with Archive.create(tmp_path / "archive", bits=64) as archive:
+        command = [sys.executable, "-c", program, str(archive.path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"held\n"
+            with pytest.raises(ArchiveLocked, match=f"process {writer.pid}"):
+                archive.build_index("flat")
+            writer.kill()
+        assert (archive.path / "writer.lock").read_text() == f"{writer.pid}\n"
+        assert archive.build_index("flat").kind == "flat"
