@@ -24,17 +24,16 @@ def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | No
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        with naming(path):
-            (unfinished / "segments").mkdir(parents=True)
-            (unfinished / "writer.lock").touch()
-            Catalogue.create(unfinished / "catalogue.sqlite", properties)
-            if encoder is None:
-                sync_folder(unfinished)
-            else:
-                encoder.save(unfinished / "weights.safetensors")  # flushes all names in the folder
-            os.rename(unfinished, path)
-            for folder in (path, *missing):
-                sync_folder(folder.parent)
+        (unfinished / "segments").mkdir(parents=True)
+        (unfinished / "writer.lock").touch()
+        Catalogue.create(unfinished / "catalogue.sqlite", properties)
+        if encoder is None:
+            sync_folder(unfinished)
+        else:
+            encoder.save(unfinished / "weights.safetensors")  # flushes all names in the folder
+        os.rename(unfinished, path)
+        for folder in (path, *missing):
+            sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
