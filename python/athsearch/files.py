@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries, so that files made or renamed in it survive a power cut. An OSError names the folder."""
+    """Flushes a folder's entries, so that files made or renamed in it survive a power cut. An OSError names it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with naming(folder):
