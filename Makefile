@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
-CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h)
+CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h tests/crash/*.c)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon bench bench-scale study soak fuzz clean
+.PHONY: demo test lint format sanitize neon bench bench-scale study soak soak-archive crash fuzz clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -66,6 +66,14 @@ soak: .venv/dev.stamp
 # A hundred thousand damaged files and expressions, in a quarter of an hour; a short form is part of `make test`.
 fuzz: .venv/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py
+
+# Readers see whole commits only, while another process writes to their archive without a pause.
+soak-archive: .venv/dev.stamp
+	$(BIN)/python benchmarks/soak_archive.py $(if $(MINUTES),--minutes $(MINUTES))
+
+# Archives after power cuts, kills, full and failing disks; a quarter of an hour. docs/adr/0015 has what it shows.
+crash: .venv/dev.stamp
+	$(BIN)/python tests/crash/run.py
 
 # An editable install: Python files are used where they stand, the C++ core is built anew when it changes.
 .venv/%.stamp: $(INPUTS)

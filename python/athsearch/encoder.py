@@ -20,8 +20,9 @@ from . import images as formats
 from .codes import Codes
 from .data import Source, locate, read_pixels
 from .errors import CheckpointError, DeviceError, ModelMismatch
+from .files import replacing
 from .model import inference
-from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, save_weights
+from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, weights_file
 from .parallel import map_ahead, n_processors
 from .types import AnyArray, Floats, Pixels, Square
 
@@ -77,8 +78,13 @@ class Encoder:
 
     def save(self, path: str | Path) -> None:
         """Writes a weights file (safetensors), whole or not at all. The folder must exist."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of a weights file."""
         probes, versions = self._probes or self._make_probes(), self._versions or _library_versions()
-        save_weights(Path(path), self.description, self.tensors, probes, versions)
+        return weights_file(self.description, self.tensors, probes, versions)
 
     @cached_property
     def _torch_network(self) -> nn.Module:

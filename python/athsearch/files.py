@@ -44,10 +44,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries, so that files made or renamed in it survive a power cut."""
+    """Flushes a folder's entries, so that files made or renamed in it survive a power cut. An OSError names it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

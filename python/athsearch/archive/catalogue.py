@@ -54,14 +54,17 @@ class Catalogue:
 
     @staticmethod
     def create(path: Path, properties: Mapping[str, str]) -> None:
-        """Writes a new, empty catalogue."""
-        connection = sqlite3.connect(path)
+        """Writes a new, empty catalogue. Raises CatalogueError where that fails; then, what is there is not one."""
+        connection = sqlite3.connect(path, isolation_level=None)
         try:
-            connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {SCHEMA} COMMIT;")
-            with connection:
-                connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
-                note_schema(connection)
-                seal(connection)
+            # Without a journal: there is nothing to go back to, and the folder is not an archive before it is renamed.
+            connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL; BEGIN; {SCHEMA}")
+            connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
+            note_schema(connection)
+            seal(connection)
+            connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise CatalogueError(f"{path}: {error}") from error
         finally:
             connection.close()
 
@@ -79,7 +82,9 @@ class Catalogue:
             isolation_level=None,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA synchronous = FULL" if writable else "PRAGMA query_only = ON")
+        # EXTRA: a commit is the removal of the journal, and FULL would not flush the folder after it. A power cut could
+        # then bring the journal back, and with it the archive as it was before a commit that was told to be done.
+        connection.execute("PRAGMA synchronous = EXTRA" if writable else "PRAGMA query_only = ON")
         if writable:  # pseudonyms fall anywhere into their index: pages that do not fit are written more than once
             connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_BYTES >> 10}")
         connection.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as removed

@@ -21,7 +21,7 @@ from ..files import sync_folder
 from ..index.sorted import MAX_SORTED
 from ..types import Ids
 from .catalogue import Catalogue
-from .kept_index import KeptIndex, remove_unlisted, write_index
+from .kept_index import FOLDER, KeptIndex, remove_unlisted, write_index
 from .pseudonym import PatientKey
 from .segment import Segment, map_segment, write_segment
 from .snapshot import Snapshot
@@ -62,6 +62,8 @@ def compact(
     _commit(catalogue, listed, kept, digests, key)
     remove_unlisted_segments(path / "segments", listed)
     remove_unlisted(path, kept)
+    if (path / FOLDER).exists():
+        sync_folder(path / FOLDER)  # or a power cut could bring back what was removed
     progress("rewriting the catalogue")
     catalogue.vacuum()
     return CompactReport(n_removed, len(snapshot.segments), len(listed))

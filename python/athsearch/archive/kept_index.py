@@ -84,8 +84,7 @@ def write_index(
     if plan.kind == "flat":
         return None, plan
     parent = archive / FOLDER
-    parent.mkdir(exist_ok=True)
-    sync_folder(archive)
+    parent.mkdir(exist_ok=True)  # its name is flushed with that of the journal, before the catalogue lists the index
     name = f"{plan.kind}-{secrets.token_hex(4)}"
     unfinished = parent / f".{name}.tmp"
     unfinished.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ArchiveLocked
-from ..files import sha256_of, sync_folder
+from ..files import naming, replacing, sync_folder
 from .catalogue import WEIGHTS, Catalogue
 from .kept_index import remove_unlisted
 
@@ -22,16 +23,23 @@ if TYPE_CHECKING:
 def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | None) -> None:
     """Makes the folder of an archive without cases, whole or not at all."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        (unfinished / "segments").mkdir(parents=True)
-        (unfinished / "writer.lock").touch()
-        if encoder is not None:
-            encoder.save(unfinished / WEIGHTS)
-            properties = {**properties, "weights_sha256": sha256_of(unfinished / WEIGHTS)}
-        Catalogue.create(unfinished / "catalogue.sqlite", properties)
-        sync_folder(unfinished)
-        os.rename(unfinished, path)
-        sync_folder(path.parent)
+        with naming(path):
+            (unfinished / "segments").mkdir(parents=True)
+            (unfinished / "writer.lock").touch()
+            weights = None if encoder is None else encoder.to_bytes()
+            if weights is not None:
+                properties = {**properties, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+            Catalogue.create(unfinished / "catalogue.sqlite", properties)
+            if weights is None:
+                sync_folder(unfinished)
+            else:
+                with replacing(unfinished / WEIGHTS) as temporary:  # flushes all names in the folder
+                    temporary.write_bytes(weights)
+            os.rename(unfinished, path)
+            for folder in (path, *missing):
+                sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -43,17 +51,17 @@ def writing(path: Path) -> Iterator[Catalogue]:
     was killed left unfinished. Raises ArchiveLocked when another process is writing.
     """
     # The system drops the lock when its process ends, however that happens: a lock is never stale.
-    with (path / "writer.lock").open("r+") as lock:
+    with (path / "writer.lock").open("rb+", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = lock.read().strip() or "unknown"
+            holder = lock.read().decode("ascii", "replace").strip() or "unknown"
             raise ArchiveLocked(
                 f"{path}: another process is writing to it (process {holder}); try again when it is done"
             ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with naming(path / "writer.lock"):
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n".encode())
         for unfinished in (path / "segments").glob(".*.tmp"):
             unfinished.unlink()
         catalogue = Catalogue(path / "catalogue.sqlite", writable=True)

@@ -19,7 +19,6 @@ from safetensors.numpy import save
 
 from ..codes import n_words_for
 from ..errors import CheckpointError
-from ..files import replacing
 from ..preprocessing import Preprocessing
 from ..types import AnyArray
 
@@ -72,14 +71,13 @@ class WeightsFile:
     versions: Mapping[str, str]
 
 
-def save_weights(
-    path: Path,
+def weights_file(
     description: ModelDescription,
     tensors: Mapping[str, AnyArray],
     extras: Mapping[str, AnyArray],
     versions: Mapping[str, str],
-) -> None:
-    """Writes a weights file, whole or not at all. Raises OSError where the place cannot be written."""
+) -> bytes:
+    """The content of a weights file."""
     header = {
         "format": FORMAT,
         "model_id": model_id(description, tensors),
@@ -93,9 +91,7 @@ def save_weights(
     }
     arrays = {f"network.{name}": np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     arrays |= {f"extra.{name}": np.asarray(tensor, order="C") for name, tensor in extras.items()}
-    content = save(arrays, {METADATA_NAME: json.dumps(header)})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    return save(arrays, {METADATA_NAME: json.dumps(header)})
 
 
 def read_weights(path: str | Path) -> WeightsFile:
