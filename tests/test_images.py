@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from athsearch import images
 from athsearch.errors import CorruptImage, ImageError, UnsupportedImage
-from athsearch.images.pillow import MAX_PIXELS
+from athsearch.images.limits import MAX_PIXELS
 from athsearch.types import AnyArray, Pixels
 
 ROWS, COLUMNS = np.mgrid[:24, :17]
