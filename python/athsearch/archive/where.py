@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from .cases import COLUMNS
 
@@ -18,15 +18,21 @@ _VISIBLE = {*COLUMNS, "record", ""}  # "": SQLite's word for a table of which no
 
 def value_of(column: str) -> str:
     """The SQL for a case's value in one of the columns that `where` may name."""
-    if column in COLUMNS:
-        return column
+    return column if column in COLUMNS else record_value(column)
+
+
+def record_value(column: str) -> str:
+    """The SQL for what a case's record has in a column; NULL where it has nothing."""
     path = "'" + f'$."{column}"'.replace("'", "''") + "'"
     return f"json_extract(record, {path})"
 
 
-def select_ids(connection: sqlite3.Connection, where: str, columns: Sequence[str]) -> list[int]:
-    """Ids, ascending, of the cases for which the expression is true. Raises sqlite3's errors."""
-    visible = ", ".join(f'{value_of(name)} AS "{name}"' for name in columns)
+def select_ids(connection: sqlite3.Connection, where: str, columns: Mapping[str, str]) -> list[int]:
+    """Ids, ascending, of the cases for which the expression is true. Raises sqlite3's errors.
+
+    columns: what the expression may name, with the SQL for each.
+    """
+    visible = ", ".join(f'{value} AS "{name}"' for name, value in columns.items())
     # The line break ends a comment that would swallow the bracket.
     table = f"WITH visible_cases AS (SELECT {visible} FROM cases)"
     statement = f"{table} SELECT id FROM visible_cases WHERE (\n{where}\n) ORDER BY id"
