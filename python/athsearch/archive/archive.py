@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..codes import Codes, n_words_for
-from ..data import Source
+from ..data import Source, patient_of
 from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch, SegmentCorrupt
 from ..index import Plan
 from ..index.distinct import MAX_ADDED_SHARE
@@ -47,6 +47,7 @@ from .writing import write_empty, writing
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
     from .intake import AddReport, Queries
+    from .places import Places
 
 PART_ROWS = 1 << 17
 
@@ -263,10 +264,11 @@ class Archive:
         query: an image (path or pixels), encoded with the archive's weights, or one code. where: an SQL expression over
         `columns` that cases must meet, such as "label = 'glaucoma' AND age < 60"; ready-made codes, without a record,
         meet none. exclude_same: columns whose value must differ from the query's; a query's values come from `patient`
-        (as it stands in the sources, not the pseudonym) and `record`, and a column the query has no value for excludes
-        nothing. kind: of index, see `open_index`; None: the one the archive keeps, or else a scan. Another is built
-        for the first search. rerank="asymmetric": orders the nearest max(k, depth) cases anew by the image's logits,
-        see `FlatIndex.search`, and returns the first k with their scores; a code has no logits.
+        (as it stands in the sources, not the pseudonym; None: the one that a DICOM file names) and `record`, and a
+        column the query has no value for excludes nothing. kind: of index, see `open_index`; None: the one the archive
+        keeps, or else a scan. Another is built for the first search. rerank="asymmetric": orders the nearest
+        max(k, depth) cases anew by the image's logits, see `FlatIndex.search`, and returns the first k with their
+        scores; a code has no logits.
         Raises ImageError when the image cannot be used, ModelMismatch for a code of another model, ValueError for a
         `where` or column that does not fit, an unknown `rerank` or one of a code, ArchiveError when the key is needed
         and missing.
@@ -275,6 +277,8 @@ class Archive:
             _refuse_reranking(rerank)
             codes, logits = query, None
         else:
+            if patient is None and isinstance(query, str | Path):
+                patient = patient_of(query)
             logits = self.encoder.logits([query])
             codes = Codes.from_logits(logits, self.encoder.model_id)
         if codes.n_codes != 1:
@@ -317,7 +321,8 @@ class Archive:
         An image whose source and content are there already is passed over, so an interrupted run goes on where it
         stopped and ends with the same cases and codes. An image that cannot be used becomes a line of the report and
         never a code. Commits every few thousand cases or 20 seconds; Ctrl-C keeps what was encoded. progress: called
-        with (done, all) after each batch.
+        with (done, all) after each batch. Sources that hide their names are stored as pseudonyms; the report has them
+        as they are.
         Raises SourceError when records cannot be stored beside those there are, ArchiveLocked when another process is
         writing, ModelMismatch when this machine encodes differently,
         ArchiveError when patients are known and the key is not this archive's, OSError where writing is impossible.
@@ -329,13 +334,15 @@ class Archive:
         with writing(self.path) as catalogue:
             check_records(source, [name for name in catalogue.columns() if name not in COLUMNS])
             key = None
-            if any(item.patient is not None or item.study is not None for item in source.items):
+            if any(item.hides_name or (item.patient or item.study) is not None for item in source.items):
                 key = self.patient_key(create=True)
                 catalogue.set_property("key_fingerprint", key.fingerprint)
-            report = add_images(self.path / "segments", catalogue, self.encoder, source, key, progress)
+            hidden = source.under_key(key.source) if key else source
+            report = add_images(self.path / "segments", catalogue, self.encoder, hidden, key, progress)
             if index := self._renewed_index(catalogue):
                 catalogue.keep_index(index)
-            return report
+            clear = {item.source: item.path or item.source for item in hidden.items}
+            return replace(report, failed=tuple((clear.get(name, name), reason) for name, reason in report.failed))
 
     def add_codes(
         self,
@@ -433,6 +440,12 @@ class Archive:
                 f"{self._key_path}: the key of another archive; {self.path} needs the one it was made with"
             )
         return key
+
+    def places(self, images: str | Path | None = None) -> Places:
+        """A function that says where a case's image lies: below `images`, or the folder it was added from."""
+        from .places import Places
+
+        return Places(self, images)
 
     def _known_pseudonym(self, patient: str) -> str | None:
         """None in an archive without patients, where nobody can be the same."""

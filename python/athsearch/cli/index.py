@@ -34,6 +34,14 @@ from .common import (
 @ARCHIVE
 @partial(source_options, is_required=False)
 @split_option("all images")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="NAME",
+    help="Store this of DICOM headers, as in --field Modality; a wrong name lists those that may be.",
+)
+@click.option("--clear-names", is_flag=True, default=None, help="Store the names of DICOM files as they are.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make an archive of images.")
 @click.option("--bits", type=click.IntRange(1, MAX_BITS), help="Bits of a ready-made code; needed to make an archive.")
 @click.option(
@@ -54,9 +62,10 @@ def index(
 ) -> None:
     """Add the images of SOURCE, or ready-made codes, to ARCHIVE, which is made if it is not there.
 
-    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz or
-    one image. What is there already is recognised, so an interrupted run goes on where it stopped. An image that cannot
-    be read is reported and never stops the run.
+    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz, a
+    DICOMDIR or one image. DICOM files tell patient and study, which are stored as pseudonyms, as their names are. What
+    is there already is recognised, so an interrupted run goes on where it stopped. An image that cannot be read is
+    reported and never stops the run.
 
     A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
     first; one that ends in .faiss is a FAISS binary index, whose ids are not kept. All of them are added or none. They
@@ -70,6 +79,7 @@ def index(
     \b
     Examples:
       athsearch index archive images/ --weights run/weights.safetensors --split train
+      athsearch index archive pacs/ --field Modality --field StudyDate
       athsearch index archive codes.npy --bits 64 --kind auto
       athsearch index archive --kind mih
     """
@@ -77,13 +87,13 @@ def index(
         if kind is None:
             raise click.UsageError("give a SOURCE to add, or --kind to build an index of what is there")
         options = {"weights": weights, "bits": bits, **open_options}
-        if names := [name for name, value in options.items() if value is not None]:
+        if names := [name for name, value in options.items() if value not in (None, ())]:
             raise click.UsageError(f"--{names[0].replace('_', '-')} goes with a SOURCE to add")
         with Archive.open(archive_path) as archive:
             _finish(archive, kind, {"archive": str(archive_path), "n_cases": archive.n_cases}, as_json, "")
         return
     if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
-        if given := [name for name, value in open_options.items() if name != "source_path" and value is not None]:
+        if given := [name for name, value in open_options.items() if name != "source_path" and value not in (None, ())]:
             raise click.UsageError(f"--{given[0].replace('_', '-')} goes with images")
         _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, kind, key_path, device, as_json)
         return
@@ -121,7 +131,8 @@ def index(
                 "record; what was stored stands"
             )
         if stored := sorted({name for item in source.items for name in item.record}):
-            say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
+            path = "" if all(item.hides_name for item in source.items) else "path, "
+            say(f"  stored with each case, as they are: {path}{', '.join(stored)}; leave out what names people")
         if source.skipped:
             say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
     if len(report.failed) == len(source):

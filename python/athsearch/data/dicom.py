@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import images
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
+from ..types import Pixels
 from .source import Item, Source
+
+if TYPE_CHECKING:
+    from ..images.dicom import DicomFile
 
 FRAMES = ("all", "middle", "first")
 MAX_FRAMES = 1000  # of one file under "all"; a film has more, and hardly as many different ones
@@ -47,8 +52,9 @@ _TAGS = (_CHARSET, _CLASS, _MODALITY, _PATIENT, _ISSUER, _STUDY, _N_FRAMES, _ROW
 
 _SCREENS = ("US", "IVUS", "XC", "OT", "SC")  # modalities whose images are often copies of a screen, with its texts
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
-_NO_IMAGES = tuple(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in (
-    "9.", "11.", "66", "88.", "104.", "481.3", "481.4", "481.5", "481.8"))  # curves, states, reports, documents, plans
+_NO_IMAGES = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("9.", "11.", "66", "88.", "104.", "481.3", "481.4", "481.5", "481.8")
+)  # curves, states, reports, documents, plans
 N_AHEAD = 64
 
 _lock = threading.Lock()  # threads wait for one parse of a file of many frames rather than each doing it
@@ -83,7 +89,9 @@ def described(
     describe = partial(_describe, source.root, fields, frames, allow_burned_in, clear_names)
     found: list[Item] = []
     skipped: list[str] = []
-    for number, (item, parts) in enumerate(zip(source.items, map_ahead(describe, source.items, N_AHEAD), strict=True), 1):
+    for number, (item, parts) in enumerate(
+        zip(source.items, map_ahead(describe, source.items, N_AHEAD), strict=True), 1
+    ):
         found.extend(parts)
         if not parts:
             skipped.append(item.source)
@@ -108,7 +116,7 @@ def _describe(
             header = read_header(file, item.source, tags, max(tags))
         n_frames = frame_count(header)
     except (OSError, ValueError, ImageError, ModuleNotFoundError):
-        return [item]
+        return [item]  # reading it will tell
     kind = header.text(_CLASS) or ""
     if kind.startswith(_NO_IMAGES) and _ROWS not in header:
         return []
@@ -128,6 +136,14 @@ def _describe(
         return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
     chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
     return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+
+
+def patient_of(path: str | Path) -> str | None:
+    """The patient that a DICOM file, or the file of a frame, names; None for all else."""
+    whole = Path(images.split_frame(str(path))[0])
+    if not images.is_dicom(whole):
+        return None
+    return _describe(whole.parent, (), "first", True, True, Item(whole.name))[0].patient
 
 
 def _burned_in(said: str | None, modality: str | None, kind: str) -> str | None:
@@ -169,22 +185,27 @@ def _as_on_disk(root: Path, name: str) -> str:
     return name.lower() if not (root / name).exists() and (root / name.lower()).exists() else name
 
 
-def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], images.Pixels]]:
+def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]:
     """One frame, as `read_image` gives it. source: one that names a frame.
 
-    Its bytes are the file's SHA-256 and its number: they differ from frame to frame, and the file is read once.
+    Its bytes are the SHA-256 of its file and its number: they differ from frame to frame, and the file is read once.
+    Raises OSError where the file cannot be read, ImageError where it is unusable.
     """
     path, number = images.split_frame(source)
     status = (root / path).stat()
-    with _lock:
-        digest, file = _parsed(root / path, source, status.st_mtime_ns, status.st_size)
-    return b"%s#frame=%d" % (digest, number or 1), lambda least_side: file.pixels(number or 1, source)
+    try:
+        with _lock:
+            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_size)
+    except ImageError as error:
+        raise type(error)(source, error.reason) from None
+    frame = number or 1
+    return b"%s#frame=%d" % (digest, frame), lambda least_side: file.pixels(frame, source)
 
 
 @lru_cache(maxsize=2)
-def _parsed(path: Path, source: str, modified_ns: int, n_bytes: int) -> tuple[bytes, images.dicom.DicomFile]:
-    raise NotImplementedError
+def _parsed(path: Path, modified_ns: int, n_bytes: int) -> tuple[bytes, DicomFile]:
+    """A file and its digest. Time and size stand here so that a file that was replaced is read again."""
+    from ..images.dicom import DicomFile
 
-
-def files_below(root: Path) -> Iterator[str]:
-    raise NotImplementedError
+    content = path.read_bytes()
+    return hashlib.sha256(content).digest(), DicomFile(content, path.name)
