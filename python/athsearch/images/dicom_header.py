@@ -135,7 +135,7 @@ def read_header(file: BinaryIO, name: str, tags: Iterable[int], last_tag: int) -
                 file,
                 is_implicit_VR=syntax == IMPLICIT,
                 is_little_endian=syntax != BIG_ENDIAN,
-                stop_when=lambda tag, vr, length: tag > last_tag,
+                stop_when=lambda tag, vr, length: int(tag) > last_tag,  # as plain numbers: a tag compares slowly
                 specific_tags=list(tags),
             )
         }
