@@ -10,6 +10,7 @@ import pytest
 from pydicom.fileset import FileSet
 
 from athsearch.archive.archive import Archive
+from athsearch.codes import Codes
 from athsearch.data import Item, Source, open_source, patient_of
 from athsearch.data import dicom as headers
 from athsearch.encoder import Encoder
@@ -192,6 +193,14 @@ def test_an_archive_names_nobody_and_knows_its_files_again(tmp_path: Path, pacs:
         assert archive.places()(case) == (pacs, case.source)
     assert b"Meier" not in bytes_of(tmp_path / "archive")
     assert b"1.2.0" not in bytes_of(tmp_path / "archive")
+
+
+def test_ready_made_codes_hide_the_names_of_their_files_too(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    source = open_source(pacs)
+    with Archive.create(tmp_path / "archive", bits=encoder.bits) as archive:
+        archive.add_codes(Codes(np.arange(6, dtype=np.uint64)[:, None], encoder.bits), cases=source)
+        assert archive.places()(archive.case(2)) == (pacs, "a/Meier1/scan2.dcm")
+    assert b"Meier" not in bytes_of(tmp_path / "archive")
 
 
 def test_clear_names_are_stored_when_asked_for(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:

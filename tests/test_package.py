@@ -33,7 +33,7 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "explanation": {"data"},
     "plots": set(),
     "training": {"data", "encoder", "evaluation", "model", "plots", "preprocessing", "recipes"},
-    "archive": {"data", "encoder", "index"},
+    "archive": {"_checks", "data", "encoder", "index"},
     "demo": {"archive", "data", "encoder", "evaluation", "explanation", "recipes", "training"},
 }
 

@@ -34,7 +34,7 @@ from ..index.distinct import MAX_ADDED_SHARE
 from ..index.reranking import DEFAULT_DEPTH
 from ..index.sorted import MAX_SORTED
 from ..types import Floats
-from .cases import COLUMNS, Case, Value, record_name
+from .cases import Case, NewCase, Value, record_name
 from .catalogue import Catalogue
 from .imports import checked_parts, sized
 from .kept_index import KeptIndex, remove_unlisted, write_index
@@ -332,12 +332,8 @@ class Archive:
         _check_source(source)
         self.encoder.check_probes()
         with writing(self.path) as catalogue:
-            check_records(source, [name for name in catalogue.columns() if name not in COLUMNS])
-            key = None
-            if any(item.hides_name or (item.patient or item.study) is not None for item in source.items):
-                key = self.patient_key(create=True)
-                catalogue.set_property("key_fingerprint", key.fingerprint)
-            hidden = source.under_key(key.source) if key else source
+            check_records(source, catalogue.columns())
+            hidden, key = self._under_key(source, catalogue)
             report = add_images(self.path / "segments", catalogue, self.encoder, hidden, key, progress)
             if index := self._renewed_index(catalogue):
                 catalogue.keep_index(index)
@@ -349,24 +345,42 @@ class Archive:
         codes: Codes | Iterable[Codes],
         progress: Callable[[int, int], None] | None = None,
         n_codes: int | None = None,
+        cases: Source | None = None,
     ) -> range:
-        """Adds ready-made codes, all or none, as cases of which nothing else is known. Returns their ids.
+        """Adds ready-made codes, all or none, and returns their ids.
 
         codes: one array or parts of it, in order; they may be mapped from disk, and parts may be made as they are asked
         for. Memory is needed for one part. n_codes: how many there will be in all; needed where `codes` is neither
-        Codes nor a sequence. progress: called with (done, all) now and then. Codes have no source to be recognised by:
-        added twice, they are there twice.
-        Raises ModelMismatch for codes of other bits or another model, ValueError when n_codes is wrong, ArchiveLocked,
-        OSError where writing is impossible. Whatever is raised, Ctrl-C included, the archive is as it was.
+        Codes nor a sequence. progress: called with (done, all) now and then. cases: what is known of each code, an item
+        a code in the same order; no image is read. Without it they are cases of which nothing else is known. Either
+        way nothing tells that a code is there already: added twice, it is there twice.
+        Raises ModelMismatch for codes of other bits or another model, ValueError when n_codes or the number of cases is
+        wrong, what `add` raises for cases that cannot be stored, ArchiveLocked, OSError where writing is impossible.
+        Whatever is raised, Ctrl-C included, the archive is as it was.
         """
         parts, n_codes = sized(codes, n_codes)
+        if cases is not None:
+            _check_source(cases)
+            if len(cases) != n_codes:
+                raise ValueError(f"{n_codes:,} codes, but {len(cases):,} cases")
         with writing(self.path) as catalogue:
+            new_cases: Iterable[NewCase] = ()
+            if cases is not None:
+                from .intake import check_records, new_case
+
+                check_records(cases, catalogue.columns())
+                cases, key = self._under_key(cases, catalogue)
+                new_cases = (new_case(item, b"", key) for item in cases.items)
             first_id = catalogue.next_id()
             pieces = checked_parts(parts, n_codes, self._like, progress)
             if n_codes:
                 folder = self.path / "segments"
-                segment = write_segment(folder, pieces, n_codes, self.bits, first_id, has_cases=False)
-                catalogue.add_codes(segment, self._renewed_index(catalogue, map_segment(folder, segment, self._like)))
+                segment = write_segment(folder, pieces, n_codes, self.bits, first_id, has_cases=cases is not None)
+                index = self._renewed_index(catalogue, map_segment(folder, segment, self._like))
+                if cases is None:
+                    catalogue.add_codes(segment, index)
+                else:
+                    catalogue.add(str(cases.root.resolve()), segment, new_cases, index)
             elif any(map(len, pieces)):
                 raise ValueError("0 codes were announced, and some came")
         return range(first_id, first_id + n_codes)
@@ -446,6 +460,15 @@ class Archive:
         from .places import Places
 
         return Places(self, images)
+
+    def _under_key(self, source: Source, catalogue: Catalogue) -> tuple[Source, PatientKey | None]:
+        """The source with pseudonyms for names that it hides, and the key that these, patients and studies need."""
+        if not any(item.hides_name or (item.patient or item.study) is not None for item in source.items):
+            return source, None
+        key = self.patient_key(create=True)
+        if "key_fingerprint" not in catalogue.properties():
+            catalogue.set_property("key_fingerprint", key.fingerprint)
+        return source.under_key(key.source), key
 
     def _known_pseudonym(self, patient: str) -> str | None:
         """None in an archive without patients, where nobody can be the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = str | int | float
@@ -11,6 +12,7 @@ Value: TypeAlias = str | int | float
 COLUMNS = ("id", "source", "label", "patient", "study", "split")  # what `where` sees, beside the record's columns
 
 
+@lru_cache(maxsize=1024)
 def record_name(column: str) -> str:
     """What a record's column is called in the catalogue: "record_id" for "id", so as not to hide the case's own.
 

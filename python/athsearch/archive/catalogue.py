@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ import numpy as np
 from ..errors import CatalogueError, FormatVersion
 from ..types import Ids
 from .cases import COLUMNS, Case, KnownCase, NewCase, Value
-from .checks import seal, watch
+from .checks import PART_ROWS, insert, seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
 from .where import record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
+WRITER_CACHE_BYTES = 64 << 20
+
+
+# Not escaped: SQLite compares a path's key with the bytes that stand here.
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class Catalogue:
@@ -71,6 +77,8 @@ class Catalogue:
             check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous = FULL" if writable else "PRAGMA query_only = ON")
+        if writable:  # pseudonyms fall anywhere into their index: pages that do not fit are written more than once
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_BYTES >> 10}")
         connection.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as removed
         return connection
 
@@ -288,26 +296,29 @@ class Catalogue:
                 self._connection.execute("SELECT coalesce(max(first_id + n_codes), 1) FROM segment").fetchone()[0]
             )
 
-    def add(self, root: str, segment: Segment, cases: Sequence[NewCase]) -> None:
-        """Lists a segment and its cases, one a row of the segment, in one transaction."""
+    def add(self, root: str, segment: Segment, cases: Iterable[NewCase], index: KeptIndex | None = None) -> None:
+        """Lists a segment and its cases, one a row of the segment, and what `add_codes` lists, in one transaction."""
         with self.transaction("IMMEDIATE"):
-            execute, many = self._connection.execute, self._connection.executemany
+            execute = self._connection.execute
             execute("INSERT OR IGNORE INTO root (path) VALUES (?)", [root])
             number = execute("SELECT number FROM root WHERE path = ?", [root]).fetchone()[0]
             self._list(segment)
-            columns = "id, root, source, content, label, patient, study, split, record"
-            many(
-                f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?, ?)",
-                (
+            names: set[str] = set()
+            numbered = enumerate(cases, segment.first_id)
+            while part := list(islice(numbered, PART_ROWS)):
+                rows: list[tuple[Any, ...]] = [
                     (
-                        *(id, case.source, case.content, case.label, case.patient, case.study, case.split),
-                        _to_json(case.record),
+                        *(id, number, case.source, case.content, case.label, case.patient, case.study, case.split),
+                        *(_to_json(dict(case.record)) if case.record else "{}", 0, None),
                     )
-                    for id, case in enumerate(cases, segment.first_id)
-                ),
-            )
-            names = sorted({name for case in cases for name in case.record})
-            many("INSERT OR IGNORE INTO record_column (name) VALUES (?)", [(name,) for name in names])
+                    for id, case in part
+                ]
+                insert(self._connection, "cases", rows)
+                names.update(name for _, case in part for name in case.record)
+            columns = [(name,) for name in sorted(names)]
+            self._connection.executemany("INSERT OR IGNORE INTO record_column (name) VALUES (?)", columns)
+            if index is not None:
+                self._keep(index)
 
     def add_codes(self, segment: Segment, index: KeptIndex | None = None) -> None:
         """Lists a segment of codes without cases and, if one is given, an index in the place of the one there was."""
@@ -343,8 +354,3 @@ class Catalogue:
         with self._errors():
             rows = self._connection.execute(statement, parameters).fetchall()
         return np.array([row[0] for row in rows], np.int64)
-
-
-def _to_json(record: Mapping[str, Value]) -> str:
-    # Not escaped: SQLite compares a path's key with the bytes that stand here.
-    return json.dumps(dict(record), ensure_ascii=False, allow_nan=False)

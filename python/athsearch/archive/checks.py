@@ -11,38 +11,36 @@ another program changes keep a check that does not fit.
 from __future__ import annotations
 
 import sqlite3
-import struct
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
+from .. import _checks
 from .schema import TABLES
 
 PART_ROWS = 10_000
 
 
-def row_checks(table: str, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+def row_checks(table: str, rows: list[tuple[Any, ...]], first: int = 0) -> list[int]:
     """The check of each row: CRC-32 of the table's name and columns, as "root(number,path)", and the values in the
     columns' order, each a letter and bytes:
 
         NULL n      integer i and int64      real r and float64      text t, or blob b, uint64 length, and the bytes
 
     Numbers are little-endian, text is UTF-8. rows: values as SQLite's module takes and gives them, in the order of
-    TABLES[table].
+    TABLES[table], from the column `first` of each row on. Takes about 0.3 us a row.
     """
-    begin = zlib.crc32(f"{table}({','.join(TABLES[table])})".encode())
-    return [zlib.crc32(b"".join(map(_encoded, row)), begin) for row in rows]
+    return _checks.row_checks(zlib.crc32(f"{table}({','.join(TABLES[table])})".encode()), rows, first)
 
 
-def _encoded(value: object) -> bytes:
-    if value is None:
-        return b"n"
-    if isinstance(value, int):
-        return b"i" + struct.pack("<q", value)
-    if isinstance(value, float):
-        return b"r" + struct.pack("<d", value)
-    letter, content = (b"t", value.encode()) if isinstance(value, str) else (b"b", bytes(value))  # type: ignore[call-overload]
-    return letter + struct.pack("<Q", len(content)) + content
+def insert(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    """New rows with their checks, quicker than `seal` would take those of many. rows: as for `row_checks`."""
+    columns = TABLES[table]
+    checks = row_checks(table, rows)
+    connection.executemany(
+        f"INSERT INTO {table} ({', '.join(columns)}, check_sum) VALUES ({'?, ' * len(columns)}?)",
+        [(*row, check) for row, check in zip(rows, checks, strict=True)],
+    )
+    connection.execute("UPDATE table_total SET total = total + ? WHERE name = ?", [sum(checks), table])
 
 
 def watch(connection: sqlite3.Connection) -> None:
@@ -63,7 +61,7 @@ def seal(connection: sqlite3.Connection) -> None:
     for table, columns in TABLES.items():
         marked = f"SELECT rowid, check_sum, {', '.join(columns)} FROM {table} WHERE check_sum < 0 LIMIT {PART_ROWS}"
         while rows := connection.execute(marked).fetchall():
-            checks = row_checks(table, [row[2:] for row in rows])
+            checks = row_checks(table, rows, first=2)
             connection.executemany(
                 f"UPDATE {table} SET check_sum = ? WHERE rowid = ?",
                 ((check, row[0]) for check, row in zip(checks, rows, strict=True)),

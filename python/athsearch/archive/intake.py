@@ -23,7 +23,7 @@ from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Square
-from .cases import KnownCase, NewCase, Value, record_name
+from .cases import COLUMNS, KnownCase, NewCase, Value, record_name
 from .catalogue import Catalogue
 from .pseudonym import PatientKey
 from .segment import write_segment
@@ -142,14 +142,14 @@ def add_images(
     n_done, last_commit = 0, time.monotonic()
     try:
         for batch, batch_codes in encoded_batches(encoder, source, catalogue.known):
-            fresh = [_new_case(image, key) for image in batch if not image.error and not image.known]
+            fresh = [new_case(image.item, image.content, key) for image in batch if not image.error and not image.known]
             pending.append((fresh, batch_codes))
             for image in batch:
                 if image.error:
                     failed.append((image.item.source, image.error.reason))
                 elif image.known:
                     counts["deleted" if image.known.is_deleted else "present"] += 1
-                    counts["differing"] += _differs(image.known, _new_case(image, key))
+                    counts["differing"] += _differs(image.known, new_case(image.item, image.content, key))
             if len(pending) >= COMMIT_BATCHES or time.monotonic() > last_commit + COMMIT_SECONDS:
                 commit()
                 last_commit = time.monotonic()
@@ -187,7 +187,7 @@ def encode_queries(
 
 
 def check_records(source: Source, columns: Sequence[str]) -> None:
-    """Whether the catalogue can hold this source's root and records beside the columns it has.
+    """Whether the catalogue can hold this source's root and records beside the `columns` it has.
 
     Raises SourceError where it cannot: text that is not UTF-8, a number that is not finite, or a column's name that SQL
     would take for another's, since it does not tell capitals apart.
@@ -196,7 +196,7 @@ def check_records(source: Source, columns: Sequence[str]) -> None:
         str(source.root.resolve()).encode()
     except UnicodeEncodeError as error:
         raise SourceError(f"{source.root!r}: the folder's name is not UTF-8, which the catalogue needs") from error
-    stored = {name.casefold(): name for name in columns}
+    stored = {name.casefold(): name for name in columns if name not in COLUMNS}
     origin: dict[str, str] = {}
     for column in sorted({name for item in source.items for name in item.record}):
         name = record_name(column)
@@ -218,12 +218,12 @@ def _is_plain(column: str) -> bool:
     return column.isprintable() and not {'"', "\\"} & set(column)
 
 
-def _new_case(image: LoadedImage, key: PatientKey | None) -> NewCase:
-    item = image.item
+def new_case(item: Item, content: bytes, key: PatientKey | None) -> NewCase:
+    """An item as it is stored. content: SHA-256 of its image's bytes."""
     patient = key.pseudonym(item.patient) if key and item.patient is not None else None
     study = key.pseudonym(item.study, "study") if key and item.study is not None else None
-    record = {record_name(name): value for name, value in item.record.items()}
-    return NewCase(item.source, image.content, item.label, patient, item.split, record, study)
+    record = {record_name(name): value for name, value in item.record.items()} if item.record else {}
+    return NewCase(item.source, content, item.label, patient, item.split, record, study)
 
 
 def _differs(known: KnownCase, case: NewCase) -> bool:

@@ -1,0 +1,3 @@
+from typing import Any
+
+def row_checks(begin: int, rows: list[tuple[Any, ...]], first: int) -> list[int]: ...
