@@ -78,6 +78,15 @@ def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
     assert [item.patient for item in pattern.items] == ["header", "header"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [("Meier Anna", None), ("meier_17", None), ("P-00417", None), ("417", "417"), ("b", "b"), ("glaucoma", "glaucoma")],
+)
+def test_a_folder_named_like_the_patient_is_no_class(tmp_path: Path, folder: str, label: str | None) -> None:
+    put(tmp_path / folder / "a.dcm", PatientID="P00417", PatientName="Meier^Anna^B")
+    assert open_source(tmp_path).items[0].label == label
+
+
 def test_frames_are_items(tmp_path: Path) -> None:
     put(tmp_path / "film.dcm", 3, 4)
     put(tmp_path / "long", 0, headers.MAX_FRAMES + 1, Rows=8, Columns=8)

@@ -6,6 +6,7 @@ Nothing else of a header is kept. A header that cannot be read changes nothing: 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -46,9 +47,9 @@ FIELDS: Mapping[str, tuple[int, str]] = {  # what a record may hold, when asked 
 }
 
 _CHARSET, _CLASS, _MODALITY = 0x00080005, 0x00080016, 0x00080060
-_PATIENT, _ISSUER, _STUDY = 0x00100020, 0x00100021, 0x0020000D
+_NAME, _PATIENT, _ISSUER, _STUDY = 0x00100010, 0x00100020, 0x00100021, 0x0020000D
 _N_FRAMES, _ROWS, _BURNED_IN = 0x00280008, 0x00280010, 0x00280301
-_TAGS = (_CHARSET, _CLASS, _MODALITY, _PATIENT, _ISSUER, _STUDY, _N_FRAMES, _ROWS, _BURNED_IN)
+_TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _PATIENT, _ISSUER, _STUDY, _N_FRAMES, _ROWS, _BURNED_IN)
 
 _SCREENS = ("US", "IVUS", "XC", "OT", "SC")  # modalities whose images are often copies of a screen, with its texts
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
@@ -124,6 +125,7 @@ def _describe(
     record = {name: value for name in fields if (value := header.text(FIELDS[name][0])) and value.isprintable()}
     item = replace(
         item,
+        label=None if _names_patient(item.label, patient, header.text(_NAME)) else item.label,
         patient=item.patient or (f"{patient}^^^{issuer}" if patient and issuer else patient),
         study=item.study or header.text(_STUDY),
         record={**record, **item.record},
@@ -136,6 +138,20 @@ def _describe(
         return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
     chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
     return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+
+
+def _names_patient(label: str | None, patient: str | None, name: str | None) -> bool:
+    """Whether a label, a folder's name mostly, is the patient's number or name: exports often have a folder a patient.
+
+    Blanks, signs and capitals aside. Single characters do not count, and within a longer label four are needed.
+    """
+
+    def plain(text: str | None) -> str:
+        return "".join(filter(str.isalnum, text or "")).casefold()
+
+    shown = plain(label)
+    told = [plain(patient), plain(name), *map(plain, re.split(r"[\^= ]", name or ""))]
+    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in told)
 
 
 def patient_of(path: str | Path) -> str | None:
