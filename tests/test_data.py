@@ -118,12 +118,12 @@ def test_a_single_image_is_a_source(tmp_path: Path) -> None:
 
 def test_what_is_skipped_is_told(tmp_path: Path) -> None:
     put_image(tmp_path / "cat/a.png")
-    for name in ("README.md", "cat/Thumbs.db", "cat/.hidden.png", "cat/scan.dcm"):
+    for name in ("README.md", "cat/Thumbs.db", "cat/.hidden.png", "cat/scan.doc"):
         put_text(tmp_path / name, "x")
     put_image(tmp_path / ".cache/b.png")
     source = open_source(tmp_path)
     assert len(source) == 1
-    assert source.skipped == (".cache/", "README.md", "cat/.hidden.png", "cat/Thumbs.db", "cat/scan.dcm")
+    assert source.skipped == (".cache/", "README.md", "cat/.hidden.png", "cat/Thumbs.db", "cat/scan.doc")
     assert source.divided({"train": 1.0}).split("train").skipped == source.skipped
 
 

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from conftest import draw_image
+from dicom_files import dicom
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with images/split/class/file and new.png, and it is the current one."""
+    """A folder with images/split/class/file, new.png, codes.npy and pacs/, and it is the current one."""
     for number in range(40):
         split, label = ("test" if number % 10 > 7 else "train"), "ab"[number % 2]
         (tmp_path / "images" / split / label).mkdir(parents=True, exist_ok=True)
@@ -27,6 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image = image // 2 if label == "a" else 255 - image // 2
         Image.fromarray(image).save(tmp_path / "images" / split / label / f"{number}.png")
     Image.fromarray(draw_image(99)).save(tmp_path / "new.png")
+    (tmp_path / "pacs").mkdir()
+    (tmp_path / "pacs" / "IM_0001").write_bytes(dicom(np.ascontiguousarray(draw_image(98)[..., 0])))
     np.save(tmp_path / "codes.npy", np.arange(100, dtype=np.uint64)[:, None])
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from .types import Floats, Pixels, Square
 
 if TYPE_CHECKING:
     from .archive.archive import Hit
+    from .archive.cases import Case
     from .encoder import Encoder
 
 _TILE, _GAP, _LINE = 152, 10, 17  # pixels
@@ -62,16 +63,16 @@ def answer_sheet(
     lines: Sequence[str],
     hits: Sequence[Hit],
     label: str | None = None,
-    images: str | Path | None = None,
+    place: Callable[[Case], tuple[str | Path, str]] | None = None,
     title: str = "",
     is_explained: bool = True,
 ) -> Image.Image:
     """A query and its hits as a contact sheet, with what made its code in each.
 
     query: pixels, or None for a query without an image; lines: the text below it; label: its class if that is known,
-    which tells right hits from wrong ones. images: the folder the hits' sources are relative to, if it is not the one
-    they were added from. is_explained: whether to show what made the codes, which needs torch. A hit whose image is
-    gone keeps its place and says so.
+    which tells right hits from wrong ones. place: says root and source of a case's image, if it is not where it was
+    added from, as `Archive.places` does. is_explained: whether to show what made the codes, which needs torch. A hit
+    whose image is gone keeps its place and says so.
     """
 
     def tile(pixels: Pixels | None, lines: Sequence[str], is_right: bool | None = None) -> Tile:
@@ -92,7 +93,7 @@ def answer_sheet(
             continue
         text.append(case.source)
         try:
-            pixels = read_pixels(images or case.root, case.source)
+            pixels = read_pixels(*(place(case) if place else (case.root, case.source)))
         except ImageError as error:
             tiles.append(tile(None, [*text, error.reason], is_right))
         else:

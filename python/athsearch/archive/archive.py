@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..codes import Codes, n_words_for
-from ..data import Source
+from ..data import Source, patient_of
 from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch, SegmentCorrupt
 from ..index import Plan
 from ..index.distinct import MAX_ADDED_SHARE
@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads ima
     from ..encoder import Encoder, ImageLike
     from .compaction import CompactReport
     from .intake import AddReport, Queries
+    from .places import Places
     from .repairing import RepairReport
     from .verifying import VerifyReport
 
@@ -278,10 +279,11 @@ class Archive:
         query: an image (path or pixels), encoded with the archive's weights, or one code. where: an SQL expression over
         `columns` that cases must meet, such as "label = 'glaucoma' AND age < 60"; ready-made codes, without a record,
         meet none. exclude_same: columns whose value must differ from the query's; a query's values come from `patient`
-        (as it stands in the sources, not the pseudonym) and `record`, and a column the query has no value for excludes
-        nothing. kind: of index, see `open_index`; None: the one the archive keeps, or else a scan. Another is built
-        for the first search. rerank="asymmetric": orders the nearest max(k, depth) cases anew by the image's logits,
-        see `FlatIndex.search`, and returns the first k with their scores; a code has no logits.
+        (as it stands in the sources, not the pseudonym; None: the one that a DICOM file names) and `record`, and a
+        column the query has no value for excludes nothing. kind: of index, see `open_index`; None: the one the archive
+        keeps, or else a scan. Another is built for the first search. rerank="asymmetric": orders the nearest
+        max(k, depth) cases anew by the image's logits, see `FlatIndex.search`, and returns the first k with their
+        scores; a code has no logits.
         Raises ImageError when the image cannot be used, ModelMismatch for a code of another model, ValueError for a
         `where` or column that does not fit, an unknown `rerank` or one of a code, ArchiveError when the key is needed
         and missing.
@@ -290,6 +292,8 @@ class Archive:
             _refuse_reranking(rerank)
             codes, logits = query, None
         else:
+            if patient is None and isinstance(query, str | Path):
+                patient = patient_of(query)
             logits = self.encoder.logits([query])
             codes = Codes.from_logits(logits, self.encoder.model_id)
         if codes.n_codes != 1:
@@ -343,6 +347,7 @@ class Archive:
         seconds; Ctrl-C keeps what was encoded. progress: called with (done, all) after each batch.
         recheck: reads files, too, whose size and times are as they were. update_records: where an image that is there
         now comes with another label, patient, study, split or record, that is stored in the place of what was.
+        Sources that hide their names are stored as pseudonyms; the report has them as they are.
         Raises SourceError when records cannot be stored beside those there are, ArchiveLocked when another process is
         writing, ModelMismatch when this machine encodes differently,
         ArchiveError when patients are known and the key is not this archive's, OSError where writing is impossible.
@@ -355,15 +360,16 @@ class Archive:
         with writing(self.path) as catalogue:
             catalogue.upgrade()
             check_records(source, catalogue.columns())
-            key = self._key_for(source, catalogue)
+            hidden, key = self._under_key(source, catalogue)
             if key is None and forgotten(catalogue):
                 key = self.patient_key()
             report = add_images(
-                self.path / "segments", catalogue, self.encoder, source, key, progress, recheck, update_records
+                self.path / "segments", catalogue, self.encoder, hidden, key, progress, recheck, update_records
             )
             if index := self._renewed_index(catalogue):
                 catalogue.keep_index(index)
-            return report
+            clear = {item.source: item.path or item.source for item in hidden.items}
+            return replace(report, failed=tuple((clear.get(name, name), reason) for name, reason in report.failed))
 
     def add_codes(
         self,
@@ -394,7 +400,7 @@ class Archive:
                 from .intake import check_records, new_case
 
                 check_records(cases, catalogue.columns())
-                key = self._key_for(cases, catalogue)
+                cases, key = self._under_key(cases, catalogue)
                 new_cases = (new_case(item, b"", key) for item in cases.items)
             first_id = catalogue.next_id()
             pieces = checked_parts(parts, n_codes, self._like, progress)
@@ -551,14 +557,20 @@ class Archive:
     def _case(self, snapshot: Snapshot, id: int) -> Case:
         return self._catalogue.cases([id], snapshot.alone(np.array([id], np.int64)).tolist())[0]
 
-    def _key_for(self, source: Source, catalogue: Catalogue) -> PatientKey | None:
-        """The key that the source's patients and studies need, if it has any."""
-        if all(item.patient is None and item.study is None for item in source.items):
-            return None
+    def places(self, images: str | Path | None = None) -> Places:
+        """A function that says where a case's image lies: below `images`, or the folder it was added from."""
+        from .places import Places
+
+        return Places(self, images)
+
+    def _under_key(self, source: Source, catalogue: Catalogue) -> tuple[Source, PatientKey | None]:
+        """The source with pseudonyms for names that it hides, and the key that these, patients and studies need."""
+        if not any(item.hides_name or (item.patient or item.study) is not None for item in source.items):
+            return source, None
         key = self.patient_key(create=True)
         if "key_fingerprint" not in catalogue.properties():
             catalogue.set_property("key_fingerprint", key.fingerprint)
-        return key
+        return source.under_key(key.source), key
 
     def _known_pseudonym(self, patient: str) -> str | None:
         """None in an archive without patients, where nobody can be the same."""

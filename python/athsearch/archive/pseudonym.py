@@ -1,7 +1,8 @@
 """Patients and their studies under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
 
-A pseudonym tells that two cases are of one patient, not which patient it is. Paths and further columns of a manifest
-are stored as they are: where they name the patient, so does the archive.
+A pseudonym tells that two cases are of one patient, not which patient it is. The paths of DICOM files are hidden the
+same way, for they often hold names and numbers. Other paths and further columns of a manifest are stored as they are:
+where they name the patient, so does the archive.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..errors import ArchiveError
 from ..files import naming, sync_folder
 
 KEY_BYTES = 32
+HIDDEN = "dicom:"  # how the sources of hidden files begin
 
 
 class PatientKey:
@@ -37,6 +39,10 @@ class PatientKey:
         content: SHA-256 of its bytes.
         """
         return bytes.fromhex(self._digest("deleted", f"{content.hex()}:{source}"))
+
+    def source(self, path: str) -> str:
+        """What stands in the catalogue for the path of a file that may name a patient: "dicom:" and 32 digits."""
+        return HIDDEN + self._digest("source", path)[:32]
 
     def _digest(self, purpose: str, text: str) -> str:
         return hmac.digest(self._key, f"{purpose}:{text}".encode(), "sha256").hex()

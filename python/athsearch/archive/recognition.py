@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..data import Source, file_of
 from .cases import KnownCase
 from .catalogue import Catalogue
-from .pseudonym import PatientKey
+from .pseudonym import HIDDEN, PatientKey
 
 if TYPE_CHECKING:
     from .intake import LoadedImage
@@ -75,9 +75,11 @@ class Recognition:
         self._write(stamps, failed, mended)
 
     def note_gone(self, source: Source) -> None:
-        """Forgets unusable images whose files are no longer there; one that this source merely leaves out stays."""
+        """Forgets unusable images whose files are no longer there; one that this source merely leaves out stays, and
+        one whose name is hidden, for which file it was cannot be told.
+        """
         there = {item.source for item in source.items}
-        missing = [name for name in self._unreadable if name not in there]
+        missing = [name for name in self._unreadable if name not in there and not name.startswith(HIDDEN)]
         self._write([], [], [name for name in missing if not file_of(source.root, name).exists()])
 
     def _write(self, stamps: list[tuple[str, int]], failed: list[tuple[str, str]], mended: list[str]) -> None:

@@ -15,7 +15,7 @@ _COMMANDS = (
     *("demo", "train", "index", "query", "evaluate", "info", "verify", "repair", "delete", "compact", "export", "bench"),
 )
 # Package -> what to install for it.
-_EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet"}
+_EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet", "pydicom": "dicom"}
 
 
 class _Commands(click.Group):

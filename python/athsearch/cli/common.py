@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..data import SPLITS, Source, open_source
+from ..data.dicom import FRAMES
 from ..errors import AthsearchError
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def source_options(command: Command, is_required: bool = True) -> Command:
         click.option("--label-column", metavar="NAME", help="Manifest column of the labels.  [default: label]"),
         click.option("--patient-column", metavar="NAME", help="Manifest column of the patients.  [default: patient]"),
         click.option("--split-column", metavar="NAME", help="Manifest column of the splits.  [default: split]"),
+        click.option("--frames", type=click.Choice(FRAMES), help="Of each DICOM file with several.  [default: all]"),
+        click.option(
+            "--allow-burned-in",
+            is_flag=True,
+            default=None,
+            help="Take DICOM images that may show texts, and so the patient's name, too.",
+        ),
         click.option(
             "--test-share",
             type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -57,14 +65,17 @@ def source_options(command: Command, is_required: bool = True) -> Command:
 
 
 def open_chosen(
-    source_path: str, split: str | None, test_share: float | None, patient_pattern: str | None, **columns: str | None
+    source_path: str, split: str | None, test_share: float | None, patient_pattern: str | None, **further: Any
 ) -> Source:
     """The source that the options of `source_options` describe, or one split of it."""
-    chosen = {name: column for name, column in columns.items() if column is not None}
+    chosen = {name: value for name, value in further.items() if value is not None}
     try:
-        source = open_source(source_path, patient_pattern=patient_pattern, **chosen)
+        with progress("reading headers") as bar:
+            source = open_source(source_path, patient_pattern=patient_pattern, progress=bar, **chosen)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--patient-pattern") from error
+        raise click.BadParameter(
+            str(error), param_hint="--field" if "field" in str(error) else "--patient-pattern"
+        ) from error
     if test_share is not None:
         if source.splits:
             raise click.UsageError(f"{source_path} has splits of its own ({', '.join(sorted(source.splits))})")

@@ -35,6 +35,14 @@ from .common import (
 @ARCHIVE
 @partial(source_options, is_required=False)
 @split_option("all images")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="NAME",
+    help="Store this of DICOM headers, as in --field Modality; a wrong name lists those that may be.",
+)
+@click.option("--clear-names", is_flag=True, default=None, help="Store the names of DICOM files as they are.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make an archive of images.")
 @click.option("--bits", type=click.IntRange(1, MAX_BITS), help="Bits of a ready-made code; needed to make an archive.")
 @click.option(
@@ -61,11 +69,12 @@ def index(
 ) -> None:
     """Add the images of SOURCE, or ready-made codes, to ARCHIVE, which is made if it is not there.
 
-    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz or
-    one image. What is there already is recognised by its content, so an interrupted run goes on where it stopped, and a
-    run every night does only the new work: a file whose size and times are as they were is not even read. A file that
-    was changed becomes a new case in the place of the former one. An image that cannot be read is reported, tried again
-    the next time, listed by `athsearch info` until then, and never stops the run.
+    SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz, a
+    DICOMDIR or one image. DICOM files tell patient and study, which are stored as pseudonyms, as their names are. What
+    is there already is recognised by its content, so an interrupted run goes on where it stopped, and a run every night
+    does only the new work: a file whose size and times are as they were is not even read. A file that was changed
+    becomes a new case in the place of the former one. An image that cannot be read is reported, tried again the next
+    time, listed by `athsearch info` until then, and never stops the run.
 
     A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
     first; one that ends in .faiss is a FAISS binary index, whose ids are not kept. All of them are added or none. They
@@ -79,6 +88,7 @@ def index(
     \b
     Examples:
       athsearch index archive images/ --weights run/weights.safetensors --split train
+      athsearch index archive pacs/ --field Modality --field StudyDate
       athsearch index archive codes.npy --bits 64 --kind auto
       athsearch index archive --kind mih
     """
@@ -87,14 +97,14 @@ def index(
             raise click.UsageError("give a SOURCE to add, or --kind to build an index of what is there")
         flags = {"recheck": recheck or None, "update_records": update_records or None}
         options = {"weights": weights, "bits": bits, **flags, **open_options}
-        if names := [name for name, value in options.items() if value is not None]:
+        if names := [name for name, value in options.items() if value not in (None, ())]:
             raise click.UsageError(f"--{names[0].replace('_', '-')} goes with a SOURCE to add")
         with Archive.open(archive_path) as archive:
             _finish(archive, kind, {"archive": str(archive_path), "n_cases": archive.n_cases}, as_json, "")
         return
     if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
         options = {**open_options, "recheck": recheck or None, "update_records": update_records or None}
-        if given := [name for name, value in options.items() if name != "source_path" and value is not None]:
+        if given := [name for name, value in options.items() if name != "source_path" and value not in (None, ())]:
             raise click.UsageError(f"--{given[0].replace('_', '-')} goes with images")
         _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, kind, key_path, device, as_json)
         return
@@ -135,7 +145,8 @@ def index(
             done = "that is stored now" if update_records else "what was stored stands (see --update-records)"
             say(f"  {report.n_differing:,} of those there already come with another label, patient or record; {done}")
         if stored := sorted({name for item in source.items for name in item.record}):
-            say(f"  stored with each case, as they are: path, {', '.join(stored)}; leave columns out that name people")
+            path = "" if all(item.hides_name for item in source.items) else "path, "
+            say(f"  stored with each case, as they are: {path}{', '.join(stored)}; leave out what names people")
         if source.skipped:
             say(f"  {len(source.skipped):,} other files in {source.root} are not images and were passed over")
     if len(report.failed) == len(source):

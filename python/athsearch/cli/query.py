@@ -35,7 +35,9 @@ from .common import (
 @click.option("--code", help="Search by a code: hexadecimal bytes, bit 0 lowest in the first.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many cases.")
 @click.option("--where", metavar="EXPRESSION", help="Only cases that meet it, as in \"label = 'amd' AND age < 60\".")
-@click.option("--patient", help="The image's patient, as in the sources; his own cases are left out.")
+@click.option(
+    "--patient", help="The image's patient, as in the sources; his own cases are left out.  [default: the DICOM file's]"
+)
 @click.option("--exclude-same", multiple=True, metavar="COLUMN", help="With --id: leave out cases with its value here.")
 @click.option("--same-patient", is_flag=True, help="With --id: show other cases of its patient too.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
@@ -165,6 +167,7 @@ def _write_sheet(
 ) -> None:
     from ..explanation import answer_sheet
 
+    place = archive.places(images)
     pixels, label, lines = None, None, ["query", "a code"]
     if id is not None:
         case = archive.case(id)
@@ -172,7 +175,7 @@ def _write_sheet(
         if case.root is not None and case.source is not None:
             lines.append(case.source)
             try:
-                pixels = read_pixels(images or case.root, case.source)
+                pixels = read_pixels(*place(case))
             except ImageError as error:
                 lines.append(error.reason)
     elif image is not None:
@@ -182,6 +185,6 @@ def _write_sheet(
     is_explained = importlib.util.find_spec("torch") is not None
     if not is_explained:
         say("  the sheet is without overlays: they need torch (pip install 'athsearch[train]')")
-    sheet = answer_sheet(archive.encoder, pixels, lines, hits, label, images, title, is_explained)
+    sheet = answer_sheet(archive.encoder, pixels, lines, hits, label, place, title, is_explained)
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")

@@ -1,30 +1,24 @@
-"""Labelled sources of images: a folder tree, a CSV manifest or a MedMNIST npz; splits keep a patient on one side."""
+"""Labelled sources of images: folders, CSV manifests, MedMNIST npz, DICOM; splits keep a patient on one side."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from .. import images
 from ..errors import SourceError
-from . import folder, manifest, npz
+from ..images import split_frame
+from . import dicom, folder, manifest, npz
+from .dicom import patient_of
 from .source import SPLITS, Item, Source, Value, file_of, locate, read_image, read_pixels
 
 __all__ = [
-    "SPLITS",
-    "Item",
-    "Source",
-    "Value",
-    "file_of",
-    "locate",
-    "open_source",
-    "patient_finder",
-    "read_image",
-    "read_pixels",
-]
+    "SPLITS", "Item", "Source", "Value", "file_of", "locate", "open_source", "patient_finder", "patient_of",
+    "read_image", "read_pixels", "split_frame",
+]  # fmt: skip
 
 
 def open_source(
@@ -35,8 +29,14 @@ def open_source(
     label_column: str | None = "label",
     patient_column: str | None = "patient",
     split_column: str | None = "split",
+    fields: Sequence[str] = (),
+    frames: str = "all",
+    allow_burned_in: bool = False,
+    clear_names: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Source:
-    """Open a folder, a manifest, a MedMNIST file or a single image. No image is read; a manifest's are not looked for.
+    """Open a folder, a manifest, a MedMNIST file, a DICOMDIR or a single image. No image is read; a manifest's are not
+    looked for.
 
     Folder: `class/.../file`, or `split/class/.../file` if every top folder with images is named like a split (train,
     training, val, valid, validation, test, testing, in any case). An image beside the class folders has no label, so a
@@ -52,12 +52,23 @@ def open_source(
     MedMNIST npz: arrays `{train,val,test}_images`, uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3] from 8 x 8, and
     `{train,val,test}_labels`, integers [N] or [N, 1]. Whole splits may be missing. A label is the number as text.
 
+    DICOM: files named .dcm, .dicom or .ima, and those without suffix that begin as DICOM files do. Their headers are
+    read: patient (with the issuer of his number, if named) and study where a manifest names none, and the number of
+    frames: each is an item of its own, as in "file.dcm#frame=3". frames: "all", up to MAX_FRAMES a file, or "middle" or
+    "first" of each file. fields: names of `data.dicom.FIELDS` to keep in the record, none by default. Images that may
+    show the patient's name (Burned In Annotation is YES, or not said for ultrasound and secondary captures) are
+    refused when read, unless allow_burned_in. A label that is the patient's number or name is none. Archives keep the
+    file's name under their key, unless clear_names. progress: called with (done, all) now and then.
+
     patient_pattern: a regular expression, searched in an item's whole source. Its group named "patient", or else its
     first group, is the patient of items whose manifest names none; where it does not match, there is none.
 
     Raises SourceError, naming file and row, if the source is not such or holds no images; ValueError if the pattern is
-    not a regular expression with a group.
+    not a regular expression with a group, a field may not be stored or `frames` is none of the three.
     """
+    fields = dicom.checked_fields(fields)
+    if frames not in dicom.FRAMES:
+        raise ValueError(f"frames must be one of {', '.join(dicom.FRAMES)}, got {frames!r}")
     if not os.fspath(path):
         raise SourceError("the source's path is empty")
     find_patient = patient_finder(patient_pattern)
@@ -71,10 +82,13 @@ def open_source(
         source = manifest.read(whole, path_column, label_column, patient_column, split_column)
     elif suffix == ".npz":
         source = _open_npz(whole)
-    elif images.is_image(whole.name):
+    elif whole.name.upper() == "DICOMDIR":
+        source = dicom.read_directory(whole)
+    elif images.is_image(whole.name) or images.is_dicom(whole):
         source = Source(whole.parent, (Item(whole.name),))
     else:
-        raise SourceError(f"{whole}: not a folder, a .csv or .tsv manifest, a MedMNIST .npz or an image")
+        raise SourceError(f"{whole}: not a folder, a .csv or .tsv manifest, a MedMNIST .npz, a DICOMDIR or an image")
+    source = dicom.described(source, fields, frames, allow_burned_in, clear_names, progress)
     if find_patient is None:
         return source
     found = (item if item.patient else replace(item, patient=find_patient(item.source)) for item in source.items)

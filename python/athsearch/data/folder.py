@@ -25,6 +25,11 @@ def read(root: Path) -> Source:
     return Source(root, tuple(items), tuple(sorted(skipped)))
 
 
+def names_below(root: Path) -> list[str]:
+    """The sources of all image files below a folder. Raises SourceError where it cannot be listed."""
+    return _list(root)[0]
+
+
 def _list(root: Path) -> tuple[list[str], list[str]]:
     """The image files below a folder, and all else. Paths relative to it; a skipped folder ends with "/"."""
     names: list[str] = []
@@ -49,7 +54,7 @@ def _list(root: Path) -> tuple[list[str], list[str]]:
                             skipped.append(name + "/")
                         else:
                             unread.append((name + "/", above | {identity}))
-                    elif hidden or not images.is_image(name):
+                    elif hidden or not (images.is_image(name) or images.is_dicom(root / name)):
                         skipped.append(name)
                     elif entry.is_symlink() or entry.is_file():  # a broken link stays: reading it will tell
                         names.append(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .. import images
-from ..errors import CorruptImage, ImageError, SourceError
+from ..errors import CorruptImage, ImageError, SourceError, UnsupportedImage
 from ..types import Pixels
 from . import npz
 from .division import divide
@@ -39,6 +39,8 @@ class Item:
     source: its path below the source's root, with "/" between folders; "file.npz/train/00017" in a MedMNIST file.
     label, patient, study: None if not known. split: "train", "val", "test" or None.
     record: the further columns of a manifest, without those that are empty here.
+    refusal: why the image must not be used, though it may be readable. hides_name: an archive keeps the source under
+    its key, for it may name the patient. path: where the image lies, if source is such a pseudonym.
     """
 
     source: str
@@ -47,6 +49,9 @@ class Item:
     split: str | None = None
     record: Mapping[str, Value] = field(default_factory=dict)
     study: str | None = None
+    refusal: str | None = None
+    hides_name: bool = False
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,9 @@ class Source:
         """The same items, each with a split; splits they had are forgotten.
 
         fractions: split -> its share of the items, above 0, together 1, such as {"train": 0.8, "test": 0.2}.
-        All items of a patient come to one side; an item without patient is a group of its own. Classes, and the items
-        without label, are divided one by one, see `divide`. Seed, groups and labels decide, not the order of items.
+        All items of a patient come to one side; without patient those of a study, or else of a file, stay together.
+        Classes, and the items without label, are divided one by one, see `divide`. Seed, groups and labels decide, not
+        the order of items.
         Raises ValueError if the fractions are not such.
         """
         shares = {split: float(fractions[split]) for split in SPLITS if split in fractions}
@@ -115,13 +121,25 @@ class Source:
         sides = divide(((item.label, _group(item)) for item in self.items), shares, seed)
         return replace(self, items=tuple(replace(item, split=sides[_group(item)]) for item in self.items))
 
+    def under_key(self, pseudonym: Callable[[str], str]) -> Source:
+        """The same items, those that hide their names with pseudonyms for sources. A frame's number stays readable."""
+
+        def hidden(item: Item) -> Item:
+            path, frame = images.split_frame(item.source)
+            source = pseudonym(path) + ("" if frame is None else f"#frame={frame}")
+            return replace(item, source=source, path=item.source)
+
+        return replace(self, items=tuple(hidden(item) if item.hides_name else item for item in self.items))
+
     def read(self, item: Item) -> tuple[bytes, Decode]:
-        """An item's bytes and how to decode them, see `read_image`."""
-        return read_image(self.root, item.source)
+        """An item's bytes and how to decode them, see `read_image`. Raises UnsupportedImage for its refusal, too."""
+        if item.refusal is not None:
+            raise UnsupportedImage(item.source, item.refusal)
+        return read_image(self.root, item.path or item.source)
 
     def pixels(self, item: Item, least_side: int = 0) -> Pixels:
-        """An item's pixels, see `read_pixels`."""
-        return read_pixels(self.root, item.source, least_side)
+        """An item's pixels, see `read` and `read_pixels`."""
+        return self.read(item)[1](least_side)
 
     def stamp(self, item: Item) -> str | None:
         """Size, time of the last change and time of the last change of attributes (ns) of the file that holds an item.
@@ -130,7 +148,7 @@ class Source:
         another change within a tick of the file system's clock, which may be two seconds long, would not show.
         """
         try:
-            status = file_of(self.root, item.source).stat()
+            status = file_of(self.root, item.path or item.source).stat()
         except (OSError, ValueError):
             return None
         is_quiet = max(status.st_mtime_ns, status.st_ctime_ns) < time.time_ns() - QUIET_S * 10**9
@@ -146,7 +164,7 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 def file_of(root: str | os.PathLike[str], source: str) -> Path:
     """The file that holds an image, by itself or beside others. It need not be there."""
-    path = Path(root, source)
+    path = Path(root, images.split_frame(source)[0])
     return path.parents[1] if npz.names_part(source) else path
 
 
@@ -157,10 +175,14 @@ def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Decode
     Raises CorruptImage if it is not there (any more), ImageError if the system refuses to read it; the function raises
     ImageError if they are no usable image.
     """
+    from . import dicom  # which needs this module
+
     if npz.names_part(source):
         pixels = npz.read_part(Path(root), source)
         return pixels.tobytes(), lambda least_side: pixels
     try:
+        if images.split_frame(source)[1] is not None:
+            return dicom.read_frame(Path(root), source)
         content = Path(root, source).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CorruptImage(source, f"no such file in {root}") from error
@@ -180,4 +202,6 @@ def read_pixels(root: str | os.PathLike[str], source: str, least_side: int = 0) 
 
 def _group(item: Item) -> str:
     """What must stay on one side. The first word keeps a patient from being taken for a source."""
-    return f"source {item.source}" if item.patient is None else f"patient {item.patient}"
+    if item.patient is not None:
+        return f"patient {item.patient}"
+    return f"source {images.split_frame(item.source)[0]}" if item.study is None else f"study {item.study}"

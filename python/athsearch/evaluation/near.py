@@ -102,7 +102,7 @@ def find_near_duplicates(
             progress(n_done, max(n_done, n_cases + len(source)))
 
     cases = _Looks(_places(archive, images), advance)
-    queries = _Looks(((source.root, item.source) for item in source.items), advance)
+    queries = _Looks(((source.root, item.source) for item in source.items if item.refusal is None), advance)
     found = list(_matches(queries, cases))
     return NearDuplicates(
         n_queries=len(found),
@@ -203,14 +203,14 @@ def _matches(queries: _Looks, cases: _Looks) -> Iterator[tuple[int, int]]:
 
 
 def _places(archive: Archive, images: Path | None) -> Iterator[Place]:
+    place = archive.places(images)
     for id in chain.from_iterable(part.ids.tolist() for part in archive.parts()):
         try:
             case = archive.case(id)
         except KeyError:  # deleted meanwhile
             yield None, None
         else:
-            root = images or (None if case.root is None else Path(case.root))
-            yield root, case.source
+            yield (None, None) if case.source is None else place(case)
 
 
 def _look(place: Place) -> tuple[str, bytes, NDArray[np.uint8]] | None:

@@ -28,9 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import CorruptImage, ImageError, UnsupportedImage
 from ..types import AnyArray, Pixels
-
-SMALLEST_SIDE = 8
-MAX_PIXELS = 2**30 // 12  # 89,478,485: 256 MiB as RGB
+from .limits import check_size
 
 _PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
@@ -93,11 +91,7 @@ def read(content: bytes, name: str, least_side: int = 0) -> Pixels:
 
 
 def _check_header(image: ImageFile.ImageFile, name: str) -> None:
-    width, height = image.size
-    if min(width, height) < SMALLEST_SIDE:
-        raise UnsupportedImage(name, f"{width} x {height} px, at least {SMALLEST_SIDE} x {SMALLEST_SIDE} needed")
-    if width * height > MAX_PIXELS:
-        raise UnsupportedImage(name, f"{width} x {height} px are {width * height:,}, at most {MAX_PIXELS:,} are read")
+    check_size(*image.size, name)
     n_pages = getattr(image, "n_frames", 1)
     if n_pages != 1:
         raise UnsupportedImage(name, f"holds {n_pages} pages or frames: write each to a file of its own")

@@ -1,0 +1,227 @@
+"""What the headers of DICOM files tell of a source's items: patient, study, frames, and fields asked for by name.
+
+Nothing else of a header is kept. A header that cannot be read changes nothing: reading the image will tell why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import images
+from ..errors import ImageError, SourceError
+from ..parallel import map_ahead
+from ..types import Pixels
+from .source import Item, Source
+
+if TYPE_CHECKING:
+    from ..images.dicom import DicomFile
+
+FRAMES = ("all", "middle", "first")
+MAX_FRAMES = 1000  # of one file under "all"; a film has more, and hardly as many different ones
+
+FIELDS: Mapping[str, tuple[int, str]] = {  # what a record may hold, when asked for by name: its tag, and what it tells
+    "BodyPartExamined": (0x00180015, "body part, as CHEST"),
+    "ImageLaterality": (0x00200062, "side: R, L, U (unpaired) or B (both)"),
+    "InstanceNumber": (0x00200013, "number within the series"),
+    "Laterality": (0x00200060, "side of a paired body part: R or L"),
+    "Manufacturer": (0x00080070, "maker of the device"),
+    "ManufacturerModelName": (0x00081090, "model of the device"),
+    "Modality": (0x00080060, "kind of device, as CT"),
+    "PatientAge": (0x00101010, "age, as 034Y; tells something of the patient"),
+    "PatientSex": (0x00100040, "M, F or O; tells something of the patient"),
+    "PhotometricInterpretation": (0x00280004, "meaning of the pixels, as MONOCHROME2"),
+    "SOPInstanceUID": (0x00080018, "UID of the image; leads to the patient for who has the PACS"),
+    "SeriesInstanceUID": (0x0020000E, "UID of the series; leads to the patient for who has the PACS"),
+    "SeriesNumber": (0x00200011, "number within the study"),
+    "StudyDate": (0x00080020, "date of the study, as 20240131"),
+    "StudyInstanceUID": (0x0020000D, "UID of the study; leads to the patient for who has the PACS"),
+    "ViewPosition": (0x00185101, "view of a radiograph, as PA"),
+}
+
+_CHARSET, _CLASS, _MODALITY = 0x00080005, 0x00080016, 0x00080060
+_NAME, _PATIENT, _ISSUER, _STUDY = 0x00100010, 0x00100020, 0x00100021, 0x0020000D
+_N_FRAMES, _ROWS, _BURNED_IN = 0x00280008, 0x00280010, 0x00280301
+_TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _PATIENT, _ISSUER, _STUDY, _N_FRAMES, _ROWS, _BURNED_IN)
+
+_SCREENS = ("US", "IVUS", "XC", "OT", "SC")  # modalities whose images are often copies of a screen, with its texts
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
+_NO_IMAGES = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("9.", "11.", "66", "88.", "104.", "481.3", "481.4", "481.5", "481.8")
+)  # curves, states, reports, documents, plans
+N_AHEAD = 64
+
+_lock = threading.Lock()  # threads wait for one parse of a file of many frames rather than each doing it
+
+
+def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
+    """The fields meant, capitals aside. Raises ValueError, with those there are, for another or a string alone."""
+    if isinstance(names, str):
+        raise ValueError(f"fields must be a sequence of names, got {names!r}")
+    known = {name.casefold(): name for name in FIELDS}
+    for name in names:
+        if name.casefold() not in known:
+            raise ValueError(f"field {name!r} may not be stored; those that may: {', '.join(FIELDS)}")
+    return tuple(dict.fromkeys(known[name.casefold()] for name in names))
+
+
+def described(
+    source: Source,
+    fields: Sequence[str],
+    frames: str,
+    allow_burned_in: bool,
+    clear_names: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Source:
+    """The source with what its DICOM files say of their items; others stay as they are. See `open_source`.
+
+    What a manifest says goes first. Files that hold no image by their kind, such as reports, join `skipped`.
+    """
+    n_files = sum(images.may_be_dicom(item.source) for item in source.items)
+    if not n_files:
+        return source
+    describe = partial(_describe, source.root, fields, frames, allow_burned_in, clear_names)
+    found: list[Item] = []
+    skipped: list[str] = []
+    for number, (item, parts) in enumerate(
+        zip(source.items, map_ahead(describe, source.items, N_AHEAD), strict=True), 1
+    ):
+        found.extend(parts)
+        if not parts:
+            skipped.append(item.source)
+        if progress and (number % 100 == 0 or number == len(source.items)):
+            progress(number, len(source.items))
+    return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
+
+
+def _describe(
+    root: Path, fields: Sequence[str], frames: str, allow_burned_in: bool, clear_names: bool, item: Item
+) -> list[Item]:
+    """An item as its frames, with what its file says; none if the file is of a kind that holds no image."""
+    if not images.may_be_dicom(item.source):
+        return [item]
+    from ..images.dicom_frames import frame_count
+    from ..images.dicom_header import read_header
+
+    item = replace(item, hides_name=not clear_names)
+    tags = [*_TAGS, *(FIELDS[name][0] for name in fields)]
+    try:
+        with open(root / item.source, "rb") as file:
+            header = read_header(file, item.source, tags, max(tags))
+        n_frames = frame_count(header)
+    except (OSError, ValueError, ImageError, ModuleNotFoundError):
+        return [item]  # reading it will tell
+    kind = header.text(_CLASS) or ""
+    if kind.startswith(_NO_IMAGES) and _ROWS not in header:
+        return []
+    patient, issuer = header.text(_PATIENT), header.text(_ISSUER)
+    record = {name: value for name in fields if (value := header.text(FIELDS[name][0])) and value.isprintable()}
+    item = replace(
+        item,
+        label=None if _names_patient(item.label, patient, header.text(_NAME)) else item.label,
+        patient=item.patient or (f"{patient}^^^{issuer}" if patient and issuer else patient),
+        study=item.study or header.text(_STUDY),
+        record={**record, **item.record},
+    )
+    if not allow_burned_in:
+        reason = _burned_in(header.text(_BURNED_IN), header.text(_MODALITY), kind)
+        item = replace(item, refusal=reason)
+    if n_frames == 1 or (frames == "all" and n_frames > MAX_FRAMES):
+        cure = f"more than {MAX_FRAMES:,} frames in one file: frames='middle' (--frames middle) takes one"
+        return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
+    chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
+    return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+
+
+def _names_patient(label: str | None, patient: str | None, name: str | None) -> bool:
+    """Whether a label, a folder's name mostly, is the patient's number or name: exports often have a folder a patient.
+
+    Blanks, signs and capitals aside. Single characters do not count, and within a longer label four are needed.
+    """
+
+    def plain(text: str | None) -> str:
+        return "".join(filter(str.isalnum, text or "")).casefold()
+
+    shown = plain(label)
+    told = [plain(patient), plain(name), *map(plain, re.split(r"[\^= ]", name or ""))]
+    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in told)
+
+
+def patient_of(path: str | Path) -> str | None:
+    """The patient that a DICOM file, or the file of a frame, names; None for all else."""
+    whole = Path(images.split_frame(str(path))[0])
+    if not images.is_dicom(whole):
+        return None
+    return _describe(whole.parent, (), "first", True, True, Item(whole.name))[0].patient
+
+
+def _burned_in(said: str | None, modality: str | None, kind: str) -> str | None:
+    """Why an image may show the patient's name, or None if nothing says so."""
+    cure = "allow_burned_in=True (--allow-burned-in) takes it"
+    if said is not None and said.upper() != "NO":
+        return f"its header says that texts are burned into the image, which may name the patient; {cure}"
+    is_capture = kind == _SECONDARY_CAPTURE or kind.startswith(_SECONDARY_CAPTURE + ".")
+    if said is None and (modality in _SCREENS or is_capture):
+        what = f"modality {modality}" if modality in _SCREENS else "a secondary capture"
+        return f"{what}, and its header does not say that no texts are burned into the image; {cure}"
+    return None
+
+
+def read_directory(path: Path) -> Source:
+    """The images that a DICOMDIR lists, in its order; those missing will be told when they are read.
+
+    Raises SourceError if it is not one, or lists none.
+    """
+    from ..images.dicom_header import BAD_BYTES, read_header
+
+    records, file_id = 0x00041220, 0x00041500
+    try:
+        with open(path, "rb") as file:
+            items = read_header(file, path.name, [records], records).items(records)
+        names = [name for item in items if (name := "/".join(item.texts(file_id)))]
+    except ModuleNotFoundError:
+        raise SourceError(f"{path}: a DICOMDIR needs pydicom: pip install 'athsearch[dicom]'") from None
+    except (*BAD_BYTES, ImageError) as error:
+        raise SourceError(f"{path}: not a usable DICOMDIR ({type(error).__name__})") from None
+    names = [name for name in dict.fromkeys(names) if ".." not in name.split("/") and not name.startswith("/")]
+    if not names:
+        raise SourceError(f"{path}: a DICOMDIR that lists no files")
+    return Source(path.parent, tuple(Item(_as_on_disk(path.parent, name)) for name in names))
+
+
+def _as_on_disk(root: Path, name: str) -> str:
+    """Names in a directory are capitals; some systems write the files themselves in small letters."""
+    return name.lower() if not (root / name).exists() and (root / name.lower()).exists() else name
+
+
+def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]:
+    """One frame, as `read_image` gives it. source: one that names a frame.
+
+    Its bytes are the SHA-256 of its file and its number: they differ from frame to frame, and the file is read once.
+    Raises OSError where the file cannot be read, ImageError where it is unusable.
+    """
+    path, number = images.split_frame(source)
+    status = (root / path).stat()
+    try:
+        with _lock:
+            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_size)
+    except ImageError as error:
+        raise type(error)(source, error.reason) from None
+    frame = number or 1
+    return b"%s#frame=%d" % (digest, frame), lambda least_side: file.pixels(frame, source)
+
+
+@lru_cache(maxsize=2)
+def _parsed(path: Path, modified_ns: int, n_bytes: int) -> tuple[bytes, DicomFile]:
+    """A file and its digest. Time and size stand here so that a file that was replaced is read again."""
+    from ..images.dicom import DicomFile
+
+    content = path.read_bytes()
+    return hashlib.sha256(content).digest(), DicomFile(content, path.name)

@@ -1,0 +1,46 @@
+"""Which files are DICOM, by their names and first bytes, and how a source names one of their frames."""
+
+from __future__ import annotations
+
+import os
+import re
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+PREAMBLE_BYTES = 132  # 128 of anything, then DICM
+_FRAME = re.compile(r"(.+)#frame=([1-9][0-9]{0,8})", re.DOTALL)
+_NO_SUFFIX = re.compile(r"(\.[0-9]+)?").fullmatch  # "IM_0001"; "1.2.840.113619.2.55" is named by a UID
+
+
+def split_frame(source: str) -> tuple[str, int | None]:
+    """The file of a source and, where it names one, as in "file.dcm#frame=3", the frame, counted from 1."""
+    match = _FRAME.fullmatch(source)
+    return (match[1], int(match[2])) if match else (source, None)
+
+
+def may_be_dicom(name: str) -> bool:
+    """Whether a file of this name is DICOM by its suffix, or may be, having none. A directory of others is not."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in SUFFIXES or (bool(_NO_SUFFIX(suffix)) and os.path.basename(name).upper() != "DICOMDIR")
+
+
+def has_preamble(start: bytes) -> bool:
+    """Whether a file that begins with these bytes, at least PREAMBLE_BYTES of them, says that it is DICOM."""
+    return start[128:PREAMBLE_BYTES] == b"DICM"
+
+
+def begins_like_dicom(start: bytes) -> bool:
+    """Whether a file may be DICOM: by a preamble, or without one by a first element of group 2 or 8."""
+    return has_preamble(start) or (len(start) >= 16 and start[0] in (2, 8) and start[1] == 0)
+
+
+def is_dicom(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is DICOM by its suffix or, without one, by its preamble. A file that cannot be read is not."""
+    if not may_be_dicom(os.fspath(path)):
+        return False
+    if os.path.splitext(path)[1].lower() in SUFFIXES:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return has_preamble(file.read(PREAMBLE_BYTES))
+    except OSError:
+        return False

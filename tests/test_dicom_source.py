@@ -1,0 +1,252 @@
+"""DICOM files as a source: what their headers tell, what may be stored, and an archive that names nobody."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.fileset import FileSet
+
+from athsearch.archive.archive import Archive
+from athsearch.codes import Codes
+from athsearch.data import Item, Source, open_source, patient_of
+from athsearch.data import dicom as headers
+from athsearch.encoder import Encoder
+from athsearch.errors import SourceError, UnsupportedImage
+from conftest import Run, draw_image
+from dicom_files import dicom
+
+
+def put(path: Path, seed: int = 0, n_frames: int = 0, **elements: object) -> Path:
+    """A DICOM file of a drawn picture, which says that no name is burned in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = draw_image(seed)[..., 0]
+    pixels = np.stack([np.roll(drawn, 7 * frame, axis=0) for frame in range(n_frames)]) if n_frames else drawn
+    elements = {"BurnedInAnnotation": "NO", **({"NumberOfFrames": n_frames} if n_frames else {}), **elements}
+    path.write_bytes(dicom(np.ascontiguousarray(pixels), **elements))  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Path:
+    """Six files of three patients and two classes, in folders and under names that tell who they are."""
+    root = tmp_path / "pacs"
+    for number in range(6):
+        name = f"{'ab'[number % 2]}/Meier{number // 2}/{('1.2.3.%d', 'IM%d', 'scan%d.dcm')[number % 3] % number}"
+        put(root / name, number, PatientID=f"Meier{number // 2}", StudyInstanceUID=f"1.2.{number}")
+    return root
+
+
+# ---- what headers tell
+
+
+def test_a_tree_of_files_with_and_without_suffix(pacs: Path) -> None:
+    (pacs / "a/README").write_text("no image at all, whatever its name says. " * 5)
+    put(pacs / "a/DICOMDIR")
+    source = open_source(pacs)
+    assert [(item.source, item.label, item.patient, item.study) for item in source.items] == [
+        ("a/Meier0/1.2.3.0", "a", "Meier0", "1.2.0"),
+        ("a/Meier1/scan2.dcm", "a", "Meier1", "1.2.2"),
+        ("a/Meier2/IM4", "a", "Meier2", "1.2.4"),
+        ("b/Meier0/IM1", "b", "Meier0", "1.2.1"),
+        ("b/Meier1/1.2.3.3", "b", "Meier1", "1.2.3"),
+        ("b/Meier2/scan5.dcm", "b", "Meier2", "1.2.5"),
+    ]
+    assert all(item.record == {} and item.hides_name for item in source.items)
+    assert source.skipped == ("a/DICOMDIR", "a/README")
+    assert np.array_equal(source.pixels(source.items[3])[..., 0], draw_image(1)[..., 0])
+    assert not any(item.hides_name for item in open_source(pacs, clear_names=True).items)
+
+
+def test_a_patient_belongs_to_who_numbered_him(tmp_path: Path) -> None:
+    assert patient_of(put(tmp_path / "a.dcm", PatientID=" 17 ", IssuerOfPatientID="North")) == "17^^^North"
+    assert patient_of(put(tmp_path / "b.dcm", PatientID="17")) == "17"
+    assert patient_of(put(tmp_path / "c.dcm", PatientID="")) is None
+    assert patient_of(put(tmp_path / "d.dcm", 0, 3, PatientID="Müller", SpecificCharacterSet="ISO_IR 192")) == "Müller"
+    assert patient_of(f"{tmp_path}/d.dcm#frame=2") == "Müller"
+    assert patient_of(tmp_path / "gone.dcm") is None
+
+
+def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
+    put(tmp_path / "a.dcm", PatientID="header")
+    put(tmp_path / "IM1", PatientID="header")
+    (tmp_path / "cases.csv").write_text("path,label,patient\na.dcm,x,manifest\nIM1,x,\n")
+    assert [item.patient for item in open_source(tmp_path / "cases.csv").items] == ["manifest", "header"]
+    pattern = open_source(tmp_path, patient_pattern=r"(.+)\.dcm")
+    assert [item.patient for item in pattern.items] == ["header", "header"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [("Meier Anna", None), ("meier_17", None), ("P-00417", None), ("417", "417"), ("b", "b"), ("glaucoma", "glaucoma")],
+)
+def test_a_folder_named_like_the_patient_is_no_class(tmp_path: Path, folder: str, label: str | None) -> None:
+    put(tmp_path / folder / "a.dcm", PatientID="P00417", PatientName="Meier^Anna^B")
+    assert open_source(tmp_path).items[0].label == label
+
+
+def test_frames_are_items(tmp_path: Path) -> None:
+    put(tmp_path / "film.dcm", 3, 4)
+    put(tmp_path / "long", 0, headers.MAX_FRAMES + 1, Rows=8, Columns=8)
+    source = open_source(tmp_path)
+    assert [item.source for item in source.items] == [*(f"film.dcm#frame={number}" for number in (1, 2, 3, 4)), "long"]
+    assert np.array_equal(source.pixels(source.items[2])[..., 0], np.roll(draw_image(3)[..., 0], 14, axis=0))
+    assert len({source.read(item)[0] for item in source.items[:4]}) == 4
+    with pytest.raises(UnsupportedImage, match=r"holds 1,001.*--frames middle"):
+        source.read(source.items[4])
+    chosen = {frames: [item.source for item in open_source(tmp_path, frames=frames).items] for frames in headers.FRAMES}
+    assert chosen["middle"] == ["film.dcm#frame=2", "long#frame=501"]
+    assert chosen["first"] == ["film.dcm#frame=1", "long#frame=1"]
+    with pytest.raises(ValueError, match="all, middle, first"):
+        open_source(tmp_path, frames="last")
+
+
+def test_frames_of_one_file_stay_on_one_side() -> None:
+    items = tuple(Item(f"{file}.dcm#frame={frame}", "x") for file in range(6) for frame in range(1, 6))
+    divided = Source(Path("/"), items).divided({"train": 0.5, "test": 0.5})
+    assert len({(item.source.split("#")[0], item.split) for item in divided.items}) == 6
+    assert divided.splits == {"train", "test"}
+
+
+def test_a_directory_lists_its_files(tmp_path: Path) -> None:
+    files = FileSet()
+    for number in range(3):
+        files.add(put(tmp_path / f"{number}.dcm", number, PatientID=f"P{number}", StudyID="1", SeriesNumber=1,
+                      InstanceNumber=number, SeriesInstanceUID=f"1.2.{number}", StudyDate="20240131",
+                      StudyTime="1200", AccessionNumber="1"))  # fmt: skip
+    files.write(tmp_path / "disc")
+    files._stage["t"].cleanup()  # or else it warns, much later
+    source = open_source(tmp_path / "disc/DICOMDIR")
+    assert sorted(str(item.patient) for item in source.items) == ["P0", "P1", "P2"]
+    assert {source.pixels(item).shape for item in source.items} == {(40, 40, 1)}
+    (tmp_path / "DICOMDIR").write_bytes(b"nothing of the kind")
+    with pytest.raises(SourceError, match="not a usable DICOMDIR"):
+        open_source(tmp_path / "DICOMDIR")
+
+
+def test_objects_without_image_are_passed_over_and_broken_headers_are_not(tmp_path: Path) -> None:
+    report = "1.2.840.10008.5.1.4.1.1.88.11"
+    put(tmp_path / "report.dcm", SOPClassUID=report, Rows=None, Columns=None)
+    (tmp_path / "broken.dcm").write_bytes(put(tmp_path / "whole.dcm").read_bytes()[:200])
+    source = open_source(tmp_path)
+    assert [item.source for item in source.items] == ["broken.dcm", "whole.dcm"]
+    assert source.skipped == ("report.dcm",)
+
+
+@pytest.mark.parametrize(
+    ("elements", "is_refused"),
+    [
+        ({"BurnedInAnnotation": "YES", "Modality": "CT"}, True),
+        ({"BurnedInAnnotation": None, "Modality": "CT"}, False),
+        ({"BurnedInAnnotation": None, "Modality": "US"}, True),
+        ({"BurnedInAnnotation": "NO", "Modality": "US"}, False),
+        ({"BurnedInAnnotation": None, "Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.4"}, True),
+        ({"BurnedInAnnotation": None, "Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.5.1"}, False),
+    ],
+)
+def test_images_that_may_show_names_are_refused(tmp_path: Path, elements: dict[str, str], is_refused: bool) -> None:
+    path = put(tmp_path / "a.dcm", **elements)
+    source = open_source(path)
+    assert (source.items[0].refusal is not None) == is_refused
+    if is_refused:
+        with pytest.raises(UnsupportedImage, match=r"--allow-burned-in"):
+            source.pixels(source.items[0])
+    allowed = open_source(path, allow_burned_in=True)
+    assert allowed.pixels(allowed.items[0]).shape == (40, 40, 1)
+
+
+def test_only_fields_of_the_list_are_stored_and_only_when_named(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.dcm", StudyDate="20240131", SeriesNumber=7, ImageLaterality="")
+    assert open_source(path).items[0].record == {}
+    fields = ("modality", "StudyDate", "SeriesNumber", "ImageLaterality")
+    assert open_source(path, fields=fields).items[0].record == {
+        "Modality": "CT", "StudyDate": "20240131", "SeriesNumber": "7",
+    }  # fmt: skip
+    for name in ("PatientName", "StudyDescription"):
+        with pytest.raises(ValueError, match=rf"'{name}' may not be stored; those that may: BodyPartExamined, .*Vie"):
+            open_source(path, fields=(name,))
+
+
+# ---- archives
+
+
+def bytes_of(folder: Path) -> bytes:
+    """All that an archive says, its file names too."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return b"".join(path.read_bytes() + os.fsencode(path) for path in files)
+
+
+def test_an_archive_names_nobody_and_knows_its_files_again(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    put(pacs / "a/film_Meier7.dcm", 9, 3, PatientID="Meier7")
+    (pacs / "a/Meier8_broken.dcm").write_bytes(b"no DICOM file")
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        report = archive.add(open_source(pacs))
+        assert (report.n_added, report.n_present) == (9, 0)
+        assert [name for name, _ in report.failed] == ["a/Meier8_broken.dcm"]
+        again = archive.add(open_source(pacs))
+        assert (again.n_added, again.n_present, again.n_differing) == (0, 9, 0)
+        sources = [str(archive.case(id).source) for id in range(1, 10)]
+        assert all(len(name.split("#")[0]) == len("dicom:") + 32 and name.startswith("dicom:") for name in sources)
+        assert [name.split("#")[1:] for name in sources if "#" in name] == [[f"frame={frame}"] for frame in (1, 2, 3)]
+        case = archive.case(1)
+        assert case.patient == archive.patient_key().pseudonym("Meier0")
+        assert case.study == archive.patient_key().pseudonym("1.2.0", "study")
+        place = archive.places()
+        assert place(archive.case(sources.index(next(s for s in sources if s.endswith("=2"))) + 1)) == (
+            pacs, "a/film_Meier7.dcm#frame=2",
+        )  # fmt: skip
+        os.rename(pacs, tmp_path / "moved")
+        assert archive.places(tmp_path / "moved")(case) == (tmp_path / "moved", "a/Meier0/1.2.3.0")
+        assert archive.places()(case) == (pacs, case.source)
+    assert b"Meier" not in bytes_of(tmp_path / "archive")
+    assert b"1.2.0" not in bytes_of(tmp_path / "archive")
+
+
+def test_ready_made_codes_hide_the_names_of_their_files_too(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    source = open_source(pacs)
+    with Archive.create(tmp_path / "archive", bits=encoder.bits) as archive:
+        archive.add_codes(Codes(np.arange(6, dtype=np.uint64)[:, None], encoder.bits), cases=source)
+        assert archive.places()(archive.case(2)) == (pacs, "a/Meier1/scan2.dcm")
+    assert b"Meier" not in bytes_of(tmp_path / "archive")
+
+
+def test_clear_names_are_stored_when_asked_for(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(open_source(pacs, clear_names=True, fields=["Modality"]))
+        assert archive.case(1).source == "a/Meier0/1.2.3.0"
+        assert archive.case(1).record == {"Modality": "CT"}
+    assert b"Meier" in bytes_of(tmp_path / "archive")  # so that the test above can fail
+
+
+def test_a_query_brings_its_patient(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    query = put(tmp_path / "new.dcm", 0, PatientID="Meier0")
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(open_source(pacs))
+        own = archive.patient_key().pseudonym("Meier0")
+        found = archive.search(query, k=6)
+        assert len(found) == 4
+        assert own not in {hit.case.patient for hit in found}
+        assert len(archive.search(query, k=6, exclude_same=())) == 6
+        assert len(archive.search(query, k=6, patient="Meier9")) == 6
+
+
+def test_commands_work_on_dicom(tmp_path: Path, pacs: Path, encoder: Encoder, run: Run) -> None:
+    encoder.save(tmp_path / "weights.safetensors")
+    put(pacs / "a/screen.dcm", Modality="US", BurnedInAnnotation=None)
+    index = ("index", tmp_path / "archive", pacs)
+    done = run(*index, "--weights", tmp_path / "weights.safetensors", "--field", "Modality", "--json")
+    assert done.status == 0, done.err
+    report = done.json()
+    assert report["n_added"] == 6  # type: ignore[index]
+    assert [failure["source"] for failure in report["failed"]] == ["a/screen.dcm"]  # type: ignore[index]
+    assert run(*index, "--allow-burned-in", "--json").json()["n_added"] == 1  # type: ignore[index]
+    assert "PatientName" in run(*index, "--field", "PatientName").err
+    query = run("query", tmp_path / "archive", pacs / "a/Meier0/1.2.3.0", "--sheet", tmp_path / "hits.png", "--json")
+    assert query.status == 0, query.err
+    assert len(query.json()["hits"]) == 5  # type: ignore[index]  # without the two of the query's own patient
+    assert (tmp_path / "hits.png").stat().st_size > 1000
+    scored = run("evaluate", tmp_path / "archive", pacs, "--resamples", "0", "-k", "3", "--near-duplicates", "--json")
+    assert scored.status == 0, scored.err
+    assert scored.json()["leaks"]["near_duplicates"]["n_cases_unread"] == 0  # type: ignore[index]
