@@ -20,7 +20,7 @@ from .cases import COLUMNS, Case, KnownCase, NewCase, Value
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
-from .where import select_ids, value_of
+from .where import Parameters, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
 
@@ -159,23 +159,37 @@ class Catalogue:
         self._check_columns([column])
         return self._ids(f"SELECT id FROM cases WHERE {value_of(column)} = ? ORDER BY id", value)
 
-    def ids_where(self, where: str) -> Ids:
+    def ids_where(self, where: str, parameters: Parameters = ()) -> Ids:
         """int64, ascending: cases, deleted ones too, for which an SQL expression is true.
 
         The expression sees the columns id, source, label, patient (a pseudonym), split and those of the records, and
-        may call simple functions. It cannot write, and cannot read anything else. Codes without a case meet none.
-        Raises ValueError, with the columns
-        there are, when it is not a valid expression.
+        may call simple functions; parameters are the values of its ? or :names. It cannot write, and cannot read
+        anything else, see `where`. Codes without a case meet none.
+        Raises ValueError, with the columns there are, when it is not a valid expression or takes too long; TypeError
+        for parameters of another kind.
         """
         # On this connection, not on one of its own: that would wait for a writer that waits for us.
+        if not self._connection.in_transaction:
+            with self.transaction():
+                return self.ids_where(where, parameters)
+        columns = self.columns()
         try:
-            return np.array(select_ids(self._connection, where, self.columns()), np.int64)
-        except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
+            return select_ids(self._connection, where, parameters, columns)
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             reason = str(error)
             is_ours = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError)
-            if is_ours and any(words in reason for words in ("malformed", "not a database", "I/O error", "locked")):
+            if is_ours and any(words in reason for words in ("is malformed", "not a database", "I/O error", "locked")):
                 raise CatalogueError(f"{self._path}: {reason}") from error
-        raise ValueError(f"where={where!r}: {reason}; columns: {', '.join(self.columns())}")
+            if reason == "malformed JSON" and self._holds_no_json():
+                raise CatalogueError(f"{self._path}: damaged: a record is not JSON") from error
+        shown = where if len(where) <= 1000 else f"{where[:1000]}..."
+        raise ValueError(f"where={shown!r}: {reason}; columns: {', '.join(columns)}")
+
+    def _holds_no_json(self) -> bool:
+        with self._errors():
+            return bool(
+                self._connection.execute("SELECT EXISTS (SELECT 1 FROM cases WHERE NOT json_valid(record))").fetchone()[0]
+            )
 
     def columns(self) -> list[str]:
         """What `where` and `exclude_same` may name."""
