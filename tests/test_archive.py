@@ -133,7 +133,7 @@ def test_where_is_an_expression_over_columns(archive: Archive) -> None:
     ],
 )
 def test_where_can_do_nothing_else(archive: Archive, where: str) -> None:
-    with pytest.raises(ValueError, match="columns: id, source, label, patient, split, age, eye"):
+    with pytest.raises(ValueError, match="columns: id, source, label, patient, study, split, age, eye"):
         archive.search(draw_image(0), where=where)
     assert archive.n_cases == 12
 
@@ -157,6 +157,28 @@ def test_patients_are_stored_under_pseudonyms_only(archive: Archive, tmp_path: P
     key = tmp_path / "archive.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert key.read_bytes().strip() not in stored
+
+
+def test_a_study_is_a_pseudonym_of_its_own_and_a_column(tmp_path: Path, encoder: Encoder) -> None:
+    for number in range(4):
+        Image.fromarray(draw_image(number)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,a,{'Meier' if number == 3 else ''},{'Meier' if number < 2 else ''}" for number in range(4)]
+    (tmp_path / "cases.csv").write_text("\n".join(["path,label,patient,Study", *rows]))
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        source = open_source(tmp_path / "cases.csv")
+        archive.add(source)
+        cases = [archive.case(id) for id in range(1, 5)]
+        assert cases[0].study == cases[1].study == archive.patient_key().pseudonym("Meier", "study")
+        assert [case.study is None for case in cases] == [False, False, True, True]
+        assert cases[3].patient not in (None, cases[0].study)
+        assert ids_of(archive.search_case(1, exclude_same=("study",))) == ids_of(
+            archive.search_case(1, where="study IS NULL")
+        )
+        assert [case.record for case in cases] == [{}] * 4
+        assert archive.add(replace(source, items=source.items[::-1])).n_differing == 0
+        others = tuple(replace(item, study="Meier") for item in source.items)
+        assert archive.add(replace(source, items=others)).n_differing == 2
+        assert b"Meier" not in (archive.path / "catalogue.sqlite").read_bytes()
 
 
 def test_the_key_is_needed_and_must_be_the_right_one(archive: Archive, source: Source, tmp_path: Path) -> None:
@@ -217,7 +239,7 @@ def test_records_that_cannot_be_stored_are_refused_before_anything_is_done(
     with pytest.raises(SourceError, match=word):
         archive.add(replace(source, items=(*source.items, Item("new.png", "a", None, None, record))))
     assert archive.n_cases == 12
-    assert archive.columns == ["id", "source", "label", "patient", "split", "age", "eye"]
+    assert archive.columns == ["id", "source", "label", "patient", "study", "split", "age", "eye"]
 
 
 def test_deleted_cases_are_gone_and_stay_so(archive: Archive, source: Source, encoder: Encoder) -> None:
@@ -396,7 +418,7 @@ def test_damage_is_named_at_opening(archive: Archive, tmp_path: Path) -> None:
     connection = sqlite3.connect(copy / "catalogue.sqlite")
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(FormatVersion, match="format 7, this version reads up to 2: upgrade"):
+    with pytest.raises(FormatVersion, match="format 7, this version reads up to 3: upgrade"):
         Archive.open(copy)
 
 
@@ -409,7 +431,7 @@ def test_damage_is_an_error_never_a_crash(archive: Archive, tmp_path: Path) -> N
         whole = (archive.path / name).read_bytes()
         for _ in range(150):
             damaged = bytearray(whole[: rng.integers(len(whole))] if rng.random() < 0.2 else whole)
-            for place in rng.integers(0, max(len(damaged), 1), 8):
+            for place in rng.integers(0, max(len(damaged), 1), rng.integers(1, 9)):
                 if len(damaged):
                     # Mostly where structure lies: headers, and the text of the schema and of records.
                     place = place if rng.random() < 0.5 else place % min(len(damaged), 4096)
@@ -483,7 +505,7 @@ def test_columns_named_like_the_catalogues_own_are_renamed(tmp_path: Path, encod
     (tmp_path / "cases.csv").write_text("path,label,id,record\n1.png,a,77,x\n")
     archive = Archive.create(tmp_path / "archive", encoder)
     archive.add(open_source(tmp_path / "cases.csv"))
-    assert archive.columns == ["id", "source", "label", "patient", "split", "record_id", "record_record"]
+    assert archive.columns == ["id", "source", "label", "patient", "study", "split", "record_id", "record_record"]
     assert ids_of(archive.search(draw_image(1), where="record_id = 77 AND id = 1")) == [1]
 
 

@@ -66,7 +66,7 @@ def test_index_counts_and_goes_on(run: Run, archive: Path, images: Path) -> None
     assert again == {
         **{"archive": str(archive), "n_cases": 20, "n_added": 0, "n_present": 20, "n_deleted": 0},
         **{"n_differing": 0, "failed": [], "skipped": []},
-        "columns": ["id", "source", "label", "patient", "split"],
+        "columns": ["id", "source", "label", "patient", "study", "split"],
         **{"index": "flat", "index_reason": "none is kept"},
     }
     Image.fromarray(draw_image(77)).save(images / "train" / "a" / "77.png")

@@ -127,3 +127,18 @@ def test_killed_in_the_middle_of_the_upgrade_it_is_the_earlier_format_still(gold
     with Archive.open(golden, device="cpu") as archive:
         check_what_is_found(archive)
     assert format_of(golden) == before
+
+
+def test_a_record_called_study_is_kept_beside_the_study_that_format_3_brings(golden: Path) -> None:
+    connection = sqlite3.connect(golden / "catalogue.sqlite")
+    with connection:
+        connection.execute("INSERT INTO record_column VALUES ('Study')")
+        connection.execute("""UPDATE cases SET record = json_set(record, '$."Study"', 'S-' || id) WHERE id > 10""")
+    connection.close()
+    with Archive.open(golden, device="cpu") as archive:
+        assert {id for id, _ in found(archive, 3, where="study IN ('S-12', 'S-14')")} == {12, 14}
+        archive.delete([1])
+        assert {id for id, _ in found(archive, 3, where="record_Study IN ('S-12', 'S-14')")} == {12, 14}
+        assert found(archive, 3, where="study IS NOT NULL") == []
+        assert archive.case(14).record["record_Study"] == "S-14"
+        assert archive.case(3).record == {"eye": "left", "age": 73}

@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
         archive.add(source.divided({"train": 0.6, "test": 0.4}).split("train"))
         archive.add(source.divided({"train": 0.6, "test": 0.4}))
         archive.delete([2])
+        archive.build_index("distinct")
 
 
 if __name__ == "__main__":

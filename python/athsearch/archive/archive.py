@@ -7,7 +7,8 @@
                           ready-made codes has none
     writer.lock           held by the one process that is writing
 
-Patients are stored as pseudonyms under a key that lies outside the folder, by default beside it as FOLDER.key.
+Patients and studies are stored as pseudonyms under a key that lies outside the folder, by default beside it as
+FOLDER.key.
 """
 
 from __future__ import annotations
@@ -326,9 +327,9 @@ class Archive:
         _check_source(source)
         self.encoder.check_probes()
         with writing(self.path) as catalogue:
-            check_records(source, catalogue.columns()[len(COLUMNS) :])
+            check_records(source, [name for name in catalogue.columns() if name not in COLUMNS])
             key = None
-            if any(item.patient is not None for item in source.items):
+            if any(item.patient is not None or item.study is not None for item in source.items):
                 key = self.patient_key(create=True)
                 catalogue.set_property("key_fingerprint", key.fingerprint)
             report = add_images(self.path / "segments", catalogue, self.encoder, source, key, progress)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = str | int | float
 
-COLUMNS = ("id", "source", "label", "patient", "split")  # what `where` sees, beside the record's columns
+COLUMNS = ("id", "source", "label", "patient", "study", "split")  # what `where` sees, beside the record's columns
 
 
 def record_name(column: str) -> str:
@@ -16,13 +16,13 @@ def record_name(column: str) -> str:
 
     SQL does not tell capitals apart, so neither does this.
     """
-    taken = (*COLUMNS, "root", "content", "record", "is_deleted")
+    taken = (*COLUMNS, "root", "content", "record", "is_deleted", "retired_by")
     return f"record_{column}" if column.casefold() in taken else column
 
 
 @dataclass(frozen=True)
 class NewCase:
-    """A case to be added. content: SHA-256 of the image's bytes. patient: a pseudonym."""
+    """A case to be added. content: SHA-256 of the image's bytes. patient, study: pseudonyms."""
 
     source: str
     content: bytes
@@ -30,11 +30,12 @@ class NewCase:
     patient: str | None = None
     split: str | None = None
     record: Mapping[str, Value] = field(default_factory=dict)
+    study: str | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case of an archive. root: the folder its source is relative to. patient: a pseudonym.
+    """One case of an archive. root: the folder its source is relative to. patient, study: pseudonyms.
 
     A case that came as a ready-made code has nothing but its id; `source` tells.
     """
@@ -46,6 +47,7 @@ class Case:
     patient: str | None = None
     split: str | None = None
     record: Mapping[str, Value] = field(default_factory=dict)
+    study: str | None = None
 
     def value(self, column: str) -> Value | None:
         """What `where` sees under that name; None when the case has no such value."""
@@ -54,10 +56,11 @@ class Case:
 
 
 class KnownCase(NamedTuple):
-    """What the catalogue has for a source and content. patient: a pseudonym."""
+    """What the catalogue has for a source and content. patient, study: pseudonyms."""
 
     is_deleted: bool
     label: str | None
     patient: str | None
     split: str | None
     record: Mapping[str, Value]
+    study: str | None

@@ -17,10 +17,11 @@ import numpy as np
 from ..errors import CatalogueError, FormatVersion
 from ..types import Ids
 from .cases import COLUMNS, Case, KnownCase, NewCase, Value
+from .checks import seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
-from .where import Parameters, select_ids, value_of
+from .where import Parameters, record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
 
@@ -50,7 +51,8 @@ class Catalogue:
         try:
             connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {SCHEMA} COMMIT;")
             with connection:
-                connection.executemany("INSERT INTO property VALUES (?, ?)", properties.items())
+                connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
+                seal(connection)
         finally:
             connection.close()
 
@@ -69,6 +71,7 @@ class Catalogue:
             check_same_thread=False,
         )
         connection.execute("PRAGMA synchronous = FULL" if writable else "PRAGMA query_only = ON")
+        connection.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as removed
         return connection
 
     @contextmanager
@@ -80,7 +83,9 @@ class Catalogue:
 
     @contextmanager
     def transaction(self, mode: str = "DEFERRED") -> Iterator[None]:
-        """What is read inside belongs to one commit. "IMMEDIATE" for writing: all of it happens, or nothing."""
+        """What is read inside belongs to one commit. "IMMEDIATE" for writing: all of it happens, or nothing;
+        the rows that it changes are given their checks at its end.
+        """
         with self._errors():
             try:
                 self._connection.execute(f"BEGIN {mode}")
@@ -88,7 +93,10 @@ class Catalogue:
                     while (version := self._format()) < FORMAT:
                         for statement in UPGRADES[version]:
                             self._connection.execute(statement)
+                    watch(self._connection)
                 yield
+                if mode != "DEFERRED":
+                    seal(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -145,7 +153,9 @@ class Catalogue:
         self._connection.execute("DELETE FROM kept_index")
         if index is not None:
             row = [index.kind, index.folder, index.n_rows, index.reason, json.dumps(dict(index.files))]
-            self._connection.execute("INSERT INTO kept_index VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.execute(
+                "INSERT INTO kept_index (kind, folder, n_rows, reason, files) VALUES (?, ?, ?, ?, ?)", row
+            )
 
     def deleted_ids(self) -> Ids:
         """int64, ascending."""
@@ -157,14 +167,14 @@ class Catalogue:
         if column == "id":  # of any case or code, and there need be none
             return np.array([value], np.int64)
         self._check_columns([column])
-        return self._ids(f"SELECT id FROM cases WHERE {value_of(column)} = ? ORDER BY id", value)
+        return self._ids(f"SELECT id FROM cases WHERE {self._value_of(column)} = ? ORDER BY id", value)
 
     def ids_where(self, where: str, parameters: Parameters = ()) -> Ids:
         """int64, ascending: cases, deleted ones too, for which an SQL expression is true.
 
-        The expression sees the columns id, source, label, patient (a pseudonym), split and those of the records, and
-        may call simple functions; parameters are the values of its ? or :names. It cannot write, and cannot read
-        anything else, see `where`. Codes without a case meet none.
+        The expression sees the columns id, source, label, patient and study (pseudonyms), split and those of the
+        records, and may call simple functions; parameters are the values of its ? or :names. It cannot write, and
+        cannot read anything else, see `where`. Codes without a case meet none.
         Raises ValueError, with the columns there are, when it is not a valid expression or takes too long; TypeError
         for parameters of another kind.
         """
@@ -172,7 +182,7 @@ class Catalogue:
         if not self._connection.in_transaction:
             with self.transaction():
                 return self.ids_where(where, parameters)
-        columns = self.columns()
+        columns = {name: self._value_of(name) for name in self.columns()}
         try:
             return select_ids(self._connection, where, parameters, columns)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
@@ -186,16 +196,22 @@ class Catalogue:
         raise ValueError(f"where={shown!r}: {reason}; columns: {', '.join(columns)}")
 
     def _holds_no_json(self) -> bool:
+        exists = "SELECT EXISTS (SELECT 1 FROM cases WHERE NOT json_valid(record))"
         with self._errors():
-            return bool(
-                self._connection.execute("SELECT EXISTS (SELECT 1 FROM cases WHERE NOT json_valid(record))").fetchone()[0]
-            )
+            return bool(self._connection.execute(exists).fetchone()[0])
 
     def columns(self) -> list[str]:
         """What `where` and `exclude_same` may name."""
         with self._errors():
-            names = self._connection.execute("SELECT name FROM record_column ORDER BY name")
-            return [*COLUMNS, *(name for (name,) in names)]
+            names = [name for (name,) in self._connection.execute("SELECT name FROM record_column ORDER BY name")]
+        known = {name.casefold() for name in names}  # until format 2 a record might have a column called study
+        return [*(name for name in COLUMNS if name not in known), *names]
+
+    def _value_of(self, column: str) -> str:
+        return record_value(column) if column == "study" and self._format() < 3 else value_of(column)
+
+    def _own_study(self) -> str:
+        return "study" if self._format() > 2 else "NULL"
 
     def _check_columns(self, names: Iterable[str]) -> None:
         columns = self.columns()
@@ -207,15 +223,16 @@ class Catalogue:
         """Cases by id, in the order asked for. Raises KeyError for an id that is not there, or was deleted."""
         found: dict[int, Case] = {}
         with self._errors():
+            study = self._own_study()
             for begin in range(0, len(ids), 500):  # SQLite's smallest limit of parameters is 999
                 part = list(ids[begin : begin + 500])
                 rows = self._connection.execute(
-                    "SELECT id, root.path, source, label, patient, split, record FROM cases JOIN root "
+                    f"SELECT id, root.path, source, label, patient, split, record, {study} FROM cases JOIN root "
                     f"ON root.number = cases.root WHERE NOT is_deleted AND id IN ({','.join('?' * len(part))})",
                     part,
                 )
-                for id, root, source, label, patient, split, record in rows:
-                    found[id] = Case(id, root, source, label, patient, split, json.loads(record))
+                for id, root, source, label, patient, split, record, of_study in rows:
+                    found[id] = Case(id, root, source, label, patient, split, json.loads(record), of_study)
             if len(found) < len(ids):
                 found.update((id, Case(id)) for id in self._codes_alone([id for id in ids if id not in found]))
         return [found[id] for id in ids]
@@ -239,7 +256,7 @@ class Catalogue:
         """
         self._check_columns([name for name in columns if name != "content"])
         with self._errors():
-            selected = ["lower(hex(content))" if name == "content" else value_of(name) for name in columns]
+            selected = ["lower(hex(content))" if name == "content" else self._value_of(name) for name in columns]
             return self._connection.execute(
                 f"SELECT {', '.join(['id', *selected])} FROM cases WHERE id BETWEEN ? AND ? ORDER BY id",
                 [first_id, last_id],
@@ -249,7 +266,7 @@ class Catalogue:
         """int, float or str: what can hold all values of a column. Raises ValueError for an unknown one."""
         self._check_columns([column])
         with self._errors():
-            rows = self._connection.execute(f"SELECT DISTINCT typeof({value_of(column)}) FROM cases")
+            rows = self._connection.execute(f"SELECT DISTINCT typeof({self._value_of(column)}) FROM cases")
             kinds = {kind for (kind,) in rows}
         if kinds - {"integer", "real", "null"} or kinds <= {"null"}:
             return str
@@ -268,13 +285,13 @@ class Catalogue:
         """What there is of these sources, by source and content; a deleted case only where none is alive."""
         with self._errors():
             rows = self._connection.execute(
-                "SELECT source, content, is_deleted, label, patient, split, record FROM cases "
+                f"SELECT source, content, is_deleted, label, patient, split, record, {self._own_study()} FROM cases "
                 "WHERE source IN (SELECT value FROM json_each(?)) ORDER BY is_deleted DESC, id",
                 [json.dumps(list(sources))],
             )
             return {
-                (source, content): KnownCase(bool(is_deleted), label, patient, split, json.loads(record))
-                for source, content, is_deleted, label, patient, split, record in rows
+                (source, content): KnownCase(bool(is_deleted), label, patient, split, json.loads(record), study)
+                for source, content, is_deleted, label, patient, split, record, study in rows
             }
 
     def next_id(self) -> int:
@@ -291,16 +308,19 @@ class Catalogue:
             execute("INSERT OR IGNORE INTO root (path) VALUES (?)", [root])
             number = execute("SELECT number FROM root WHERE path = ?", [root]).fetchone()[0]
             self._list(segment)
-            columns = "id, root, source, content, label, patient, split, record"
+            columns = "id, root, source, content, label, patient, study, split, record"
             many(
-                f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO cases ({columns}) VALUES (?, {number}, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (id, case.source, case.content, case.label, case.patient, case.split, _to_json(case.record))
+                    (
+                        *(id, case.source, case.content, case.label, case.patient, case.study, case.split),
+                        _to_json(case.record),
+                    )
                     for id, case in enumerate(cases, segment.first_id)
                 ),
             )
             names = sorted({name for case in cases for name in case.record})
-            many("INSERT OR IGNORE INTO record_column VALUES (?)", [(name,) for name in names])
+            many("INSERT OR IGNORE INTO record_column (name) VALUES (?)", [(name,) for name in names])
 
     def add_codes(self, segment: Segment, index: KeptIndex | None = None) -> None:
         """Lists a segment of codes without cases and, if one is given, an index in the place of the one there was."""
@@ -318,7 +338,7 @@ class Catalogue:
     def set_property(self, name: str, value: str) -> None:
         """Notes a fact of the whole archive."""
         with self.transaction("IMMEDIATE"):
-            self._connection.execute("INSERT OR REPLACE INTO property VALUES (?, ?)", [name, value])
+            self._connection.execute("INSERT OR REPLACE INTO property (name, value) VALUES (?, ?)", [name, value])
 
     def delete(self, ids: Iterable[int]) -> int:
         """Marks cases as deleted, all or none. Returns how many. Raises KeyError for an id that is not there."""
@@ -329,7 +349,7 @@ class Catalogue:
             codes = self._codes_alone(others)
             if len(codes) < len(others):
                 raise KeyError(min(set(others) - set(codes)))
-            self._connection.executemany("INSERT INTO deleted_code VALUES (?)", [(id,) for id in codes])
+            self._connection.executemany("INSERT INTO deleted_code (id) VALUES (?)", [(id,) for id in codes])
         return len(wanted)
 
     def _ids(self, statement: str, *parameters: Value) -> Ids:

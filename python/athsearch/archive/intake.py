@@ -23,7 +23,7 @@ from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Square
-from .cases import KnownCase, NewCase, record_name
+from .cases import KnownCase, NewCase, Value, record_name
 from .catalogue import Catalogue
 from .pseudonym import PatientKey
 from .segment import write_segment
@@ -38,7 +38,7 @@ class AddReport:
     """What became of a source's images. Each is counted once.
 
     n_added: new cases. n_present: were there already, with the same source and content; n_differing of these now come
-    with another label, patient, split or record, and keep what was stored. n_deleted: had been deleted from this
+    with another label, patient, study, split or record, and keep what was stored. n_deleted: had been deleted from this
     archive, and stay so. failed: (source, reason) of images that could not be used.
     """
 
@@ -221,12 +221,16 @@ def _is_plain(column: str) -> bool:
 def _new_case(image: LoadedImage, key: PatientKey | None) -> NewCase:
     item = image.item
     patient = key.pseudonym(item.patient) if key and item.patient is not None else None
+    study = key.pseudonym(item.study, "study") if key and item.study is not None else None
     record = {record_name(name): value for name, value in item.record.items()}
-    return NewCase(item.source, image.content, item.label, patient, item.split, record)
+    return NewCase(item.source, image.content, item.label, patient, item.split, record, study)
 
 
 def _differs(known: KnownCase, case: NewCase) -> bool:
     """Whether the case says something that the catalogue does not; what it does not say does not count."""
-    stored = {"label": known.label, "patient": known.patient, "split": known.split, **known.record}
-    said = {"label": case.label, "patient": case.patient, "split": case.split, **case.record}
-    return any(value is not None and stored.get(name) != value for name, value in said.items())
+
+    def values(one: KnownCase | NewCase) -> dict[str, Value | None]:
+        return {"label": one.label, "patient": one.patient, "study": one.study, "split": one.split, **one.record}
+
+    stored = values(known)
+    return any(value is not None and stored.get(name) != value for name, value in values(case).items())

@@ -1,4 +1,4 @@
-"""Patients under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
+"""Patients and their studies under pseudonyms: HMAC-SHA256 with a key that lies outside the archive.
 
 A pseudonym tells that two cases are of one patient, not which patient it is. Paths and further columns of a manifest
 are stored as they are: where they name the patient, so does the archive.
@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 from pathlib import Path
+from typing import Literal
 
 from ..errors import ArchiveError
 from ..files import naming, sync_folder
@@ -25,9 +26,9 @@ class PatientKey:
         self._key = key
         self.fingerprint = self._digest("fingerprint", "")[:16]
 
-    def pseudonym(self, patient: str) -> str:
-        """32 hexadecimal digits, the same for the same patient and key."""
-        return self._digest("patient", patient)[:32]
+    def pseudonym(self, name: str, purpose: Literal["patient", "study"] = "patient") -> str:
+        """32 hexadecimal digits, the same for the same name, purpose and key: a patient's and a study's never meet."""
+        return self._digest(purpose, name)[:32]
 
     def _digest(self, purpose: str, text: str) -> str:
         return hmac.new(self._key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()

@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-FORMAT = 2
+from collections.abc import Mapping
 
-_KEPT_INDEX = (
-    "CREATE TABLE kept_index (kind TEXT NOT NULL, folder TEXT NOT NULL, n_rows INTEGER NOT NULL, reason TEXT NOT NULL, "
-    "files TEXT NOT NULL)"
+FORMAT = 3
+
+# Table -> its columns that carry meaning, in the order in which `row_checks` goes over them.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "property": ("name", "value"),
+    "segment": ("first_id", "n_codes", "file", "sha256", "has_cases"),
+    "deleted_code": ("id",),
+    "kept_index": ("kind", "folder", "n_rows", "reason", "files"),
+    "root": ("number", "path"),
+    "record_column": ("name",),
+    "cases": (
+        *("id", "root", "source", "content", "label", "patient", "study", "split", "record"),
+        *("is_deleted", "retired_by"),
+    ),
+    "unreadable": ("root", "source", "reason"),
+}
+
+# Below zero: not taken yet, see `checks`.
+_CHECK_SUM = "check_sum INTEGER NOT NULL DEFAULT -1"
+_UNREADABLE = (
+    "CREATE TABLE unreadable (root INTEGER NOT NULL REFERENCES root (number), source TEXT NOT NULL, "
+    f"reason TEXT NOT NULL, {_CHECK_SUM}, PRIMARY KEY (root, source))"
 )
+_TOTALS = (
+    "CREATE TABLE table_total (name TEXT PRIMARY KEY, total INTEGER NOT NULL DEFAULT 0)",
+    *(f"INSERT INTO table_total (name) VALUES ('{table}')" for table in TABLES),
+    # Where rows may be many, those without a check are to be found at once.
+    *(
+        f"CREATE INDEX {table}_unchecked ON {table} (check_sum) WHERE check_sum < 0"
+        for table in ("cases", "deleted_code", "unreadable")
+    ),
+)
+_CASES_STUDY = "CREATE INDEX cases_study ON cases (study) WHERE study IS NOT NULL"
 
 SCHEMA = f"""
-CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE property (name TEXT PRIMARY KEY, value TEXT NOT NULL, {_CHECK_SUM});
 CREATE TABLE segment (
     first_id INTEGER PRIMARY KEY, n_codes INTEGER NOT NULL, file TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL,
-    has_cases INTEGER NOT NULL DEFAULT 1
+    has_cases INTEGER NOT NULL DEFAULT 1, {_CHECK_SUM}
 );
-CREATE TABLE deleted_code (id INTEGER PRIMARY KEY);
-{_KEPT_INDEX};
-CREATE TABLE root (number INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
-CREATE TABLE record_column (name TEXT PRIMARY KEY);
+CREATE TABLE deleted_code (id INTEGER PRIMARY KEY, {_CHECK_SUM});
+CREATE TABLE kept_index (
+    kind TEXT NOT NULL, folder TEXT NOT NULL, n_rows INTEGER NOT NULL, reason TEXT NOT NULL, files TEXT NOT NULL,
+    {_CHECK_SUM}
+);
+CREATE TABLE root (number INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, {_CHECK_SUM});
+CREATE TABLE record_column (name TEXT PRIMARY KEY, {_CHECK_SUM});
 CREATE TABLE cases (
     id INTEGER PRIMARY KEY,
     root INTEGER NOT NULL REFERENCES root (number),
@@ -26,22 +58,45 @@ CREATE TABLE cases (
     content BLOB NOT NULL,
     label TEXT,
     patient TEXT,
+    study TEXT,
     split TEXT,
     record TEXT NOT NULL,
-    is_deleted INTEGER NOT NULL DEFAULT 0
+    is_deleted INTEGER NOT NULL DEFAULT 0,
+    retired_by INTEGER REFERENCES cases (id),
+    {_CHECK_SUM}
 );
+{_UNREADABLE};
 CREATE INDEX cases_source ON cases (source);
 CREATE INDEX cases_patient ON cases (patient) WHERE patient IS NOT NULL;
+{_CASES_STUDY};
 CREATE INDEX cases_deleted ON cases (id) WHERE is_deleted;
+{";".join(_TOTALS)};
 PRAGMA user_version = {FORMAT};
 """
+
+# A record's column that was called study, in any capitals: format 3 has a study of its own.
+_STUDY = "(SELECT name FROM record_column WHERE lower(name) = 'study')"
+_STUDY_PATH = f"""'$."' || {_STUDY} || '"'"""
 
 # Format -> what makes it the next one, inside the first transaction that writes to it.
 UPGRADES = {
     1: (
         "ALTER TABLE segment ADD COLUMN has_cases INTEGER NOT NULL DEFAULT 1",
         "CREATE TABLE deleted_code (id INTEGER PRIMARY KEY)",
-        _KEPT_INDEX,
+        "CREATE TABLE kept_index (kind TEXT NOT NULL, folder TEXT NOT NULL, n_rows INTEGER NOT NULL, "
+        "reason TEXT NOT NULL, files TEXT NOT NULL)",
         "PRAGMA user_version = 2",
+    ),
+    2: (
+        *(f"ALTER TABLE {table} ADD COLUMN {_CHECK_SUM}" for table in TABLES if table != "unreadable"),
+        "ALTER TABLE cases ADD COLUMN study TEXT",
+        "ALTER TABLE cases ADD COLUMN retired_by INTEGER REFERENCES cases (id)",
+        _UNREADABLE,
+        _CASES_STUDY,
+        *_TOTALS,
+        f"""UPDATE cases SET record = json_remove(json_set(record, '$."record_' || {_STUDY} || '"',
+        json_extract(record, {_STUDY_PATH})), {_STUDY_PATH}) WHERE json_type(record, {_STUDY_PATH}) IS NOT NULL""",
+        "UPDATE record_column SET name = 'record_' || name WHERE lower(name) = 'study'",
+        "PRAGMA user_version = 3",
     ),
 }

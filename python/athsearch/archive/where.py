@@ -48,21 +48,24 @@ _IDS_AT_ONCE = 8192  # their digits are far fewer than MAX_VALUE_BYTES
 
 def value_of(column: str) -> str:
     """The SQL for a case's value in one of the columns that `where` may name."""
-    if column in COLUMNS:
-        return column
+    return column if column in COLUMNS else record_value(column)
+
+
+def record_value(column: str) -> str:
+    """The SQL for what a case's record has in a column; NULL where it has nothing."""
     path = "'" + f'$."{column}"'.replace("'", "''") + "'"
     return f"json_extract(record, {path})"
 
 
-def select_ids(connection: sqlite3.Connection, where: str, parameters: Parameters, columns: Sequence[str]) -> Ids:
-    """Ids, ascending, of the cases for which the expression is true.
+def select_ids(connection: sqlite3.Connection, where: str, parameters: Parameters, columns: Mapping[str, str]) -> Ids:
+    """Ids, ascending, of the cases for which the expression is true. columns: those it may name, with the SQL for each.
 
     Inside a transaction: it takes several statements. Raises ValueError, OverflowError and sqlite3's errors where it is
     none or does not end in time, TypeError for parameters that are none.
     """
     given = _checked(where, parameters)
     last_id = connection.execute("SELECT coalesce(max(id), 0) FROM cases").fetchone()[0]
-    visible = ", ".join(f'{value_of(name)} AS "{name}"' for name in columns)
+    visible = ", ".join(f'{value} AS "{name}"' for name, value in columns.items())
     found = []
     with _fenced(connection, max(LEAST_SECONDS, SECONDS_A_CASE * last_id)) as authorizer:
         for first_id in range(0, last_id + 1, _IDS_AT_ONCE):

@@ -152,6 +152,7 @@ def _plain(rank: int, hit: Hit) -> dict[str, Any]:
         "id": case.id,
         "label": case.label,
         "patient": case.patient,
+        "study": case.study,
         "split": case.split,
         "source": case.source,
         "root": case.root,

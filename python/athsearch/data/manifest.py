@@ -1,4 +1,4 @@
-"""CSV manifests: a row an image, with its path, label, patient, split and any further columns."""
+"""CSV manifests: a row an image, with its path, label, patient, study, split and any further columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import SourceError
 from .source import SPLIT_OF_NAME, SPLITS, Item, Source, Value
 
-USUAL_ROLES = ("path", "label", "patient", "split")
+USUAL_ROLES = ("path", "label", "patient", "study", "split")
 
 _PLAIN_INTEGER = re.compile("0|-?[1-9][0-9]{0,18}").fullmatch
 _PLAIN_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
@@ -50,6 +50,7 @@ def read(
     roles = [(role or "").casefold() for role in (path_column, label_column, patient_column, split_column)]
     unknown = [""] * len(rows)
     paths, labels, patients, splits = (cells.get(role, unknown) for role in roles)
+    studies = cells.get("study", unknown) if "study" not in roles else unknown
     # A column named "patient" is a patient even where another one was chosen, or none: it must not become a record.
     taken = {*roles, *USUAL_ROLES}
     further = {name: _typed(cells[name.casefold()]) for name in columns if name and name.casefold() not in taken}
@@ -73,7 +74,9 @@ def read(
                 " (an empty split_column ignores the column)"
             )
         record = {name: value for name, values in further.items() if (value := values[place]) is not None}
-        items.append(Item(source, labels[place] or None, patients[place] or None, split, record))
+        items.append(
+            Item(source, labels[place] or None, patients[place] or None, split, record, studies[place] or None)
+        )
     return Source(path.parent, tuple(items))
 
 

@@ -35,7 +35,7 @@ class Item:
     """One image of a source.
 
     source: its path below the source's root, with "/" between folders; "file.npz/train/00017" in a MedMNIST file.
-    label, patient: None if not known. split: "train", "val", "test" or None.
+    label, patient, study: None if not known. split: "train", "val", "test" or None.
     record: the further columns of a manifest, without those that are empty here.
     """
 
@@ -44,6 +44,7 @@ class Item:
     patient: str | None = None
     split: str | None = None
     record: Mapping[str, Value] = field(default_factory=dict)
+    study: str | None = None
 
 
 @dataclass(frozen=True)
