@@ -169,6 +169,22 @@ class Catalogue:
         self._check_columns([column])
         return self._ids(f"SELECT id FROM cases WHERE {self._value_of(column)} = ? ORDER BY id", value)
 
+    def value_by_id(self, column: str, ids: Sequence[int]) -> dict[int, Value]:
+        """The value in a column of those of some cases that have one. Raises ValueError for an unknown column."""
+        self._check_columns([column])
+        wanted = f"SELECT id, {self._value_of(column)} FROM cases WHERE id IN (SELECT value FROM json_each(?))"
+        with self._errors():
+            rows = self._connection.execute(wanted, [json.dumps(list(ids))])
+            return {id: value for id, value in rows if value is not None}
+
+    def ids_sharing(self, column: str, ids: Sequence[int]) -> Ids:
+        """int64, ascending: cases, deleted ones too, that have the value of one of these in a column."""
+        self._check_columns([column])
+        value = self._value_of(column)
+        values = f"SELECT {value} FROM cases WHERE id IN (SELECT value FROM json_each(?))"
+        statement = f"SELECT id FROM cases WHERE {value} IN ({values}) AND {value} IS NOT NULL ORDER BY id"
+        return self._ids(statement, json.dumps(list(ids)))
+
     def ids_where(self, where: str, parameters: Parameters = ()) -> Ids:
         """int64, ascending: cases, deleted ones too, for which an SQL expression is true.
 
