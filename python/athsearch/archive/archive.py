@@ -38,7 +38,7 @@ from .imports import checked_parts, sized
 from .kept_index import KeptIndex, remove_unlisted, write_index
 from .parts import Database, Part, read_database, read_part
 from .pseudonym import PatientKey
-from .query_log import QueryLog
+from .query_log import LOG, LogReport, QueryLog
 from .searching import Hit, Question, answer
 from .segment import map_segment, write_segment
 from .snapshot import Snapshot
@@ -47,6 +47,7 @@ from .writing import write_empty, writing
 
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
+    from .audit import AuditReport
     from .intake import AddReport, Queries
 
 PART_ROWS = 1 << 17
@@ -460,6 +461,25 @@ class Archive:
     def query_log(self) -> QueryLog:
         """The query log. Raises ArchiveError when the key is needed and missing."""
         return QueryLog(self.path, self.patient_key())
+
+    def check_query_log(self) -> LogReport | None:
+        """Goes over the query log's chain; None where there never was one. Raises ArchiveError when the key or the
+        log's head is missing, OSError when the log is.
+        """
+        state = self._catalogue.properties().get("query_log")
+        if state is None and not (self.path / LOG).exists():
+            return None
+        report = self.query_log().check()
+        if report.problem is None and state != {"started": "on", "stopped": "off"}.get(report.last_event or ""):
+            return replace(report, problem=f"the log was {report.last_event}, the catalogue says it is {state}")
+        return report
+
+    def audit(self) -> AuditReport:
+        """What this archive stores, what of it is clear text, and whether anything is in it that is not known."""
+        from .audit import audit
+
+        with self._reading() as snapshot:
+            return audit(snapshot, self._catalogue)
 
     def _logged(self, snapshot: Snapshot, question: Question, hits: list[Hit], user: str | None) -> list[Hit]:
         """The hits, once the query log, if it is on, has its line."""

@@ -368,6 +368,11 @@ class Catalogue:
             self._connection.executemany("INSERT INTO deleted_code (id) VALUES (?)", [(id,) for id in codes])
         return len(wanted)
 
+    def read(self, statement: str) -> list[tuple[Any, ...]]:
+        """All rows of a statement, for the audit, which looks at everything."""
+        with self._errors():
+            return self._connection.execute(statement).fetchall()
+
     def _ids(self, statement: str, *parameters: Value) -> Ids:
         with self._errors():
             rows = self._connection.execute(statement, parameters).fetchall()

@@ -66,6 +66,10 @@ class QueryLog:
     def __init__(self, folder: Path, key: PatientKey) -> None:
         self.path, self._head_path, self._key = folder / LOG, folder / HEAD, key
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """What the lines say that follow one another."""
+        return (entry for _, entry, _ in self.lines() if entry is not None)
+
     def start(self, user: str | None) -> None:
         """Makes the files where there are none, and notes the beginning."""
         if not self._head_path.exists():

@@ -87,8 +87,8 @@ class Snapshot:
         """The last id and how many codes can be found. Ids never return and deletion is for ever, so that two states of
         an archive in which other cases can be found never have the same.
         """
-        last = self.segments[-1] if self.segments else None
-        return 0 if last is None else last.first_id + last.n_codes - 1, self.n_alive
+        last_id = int(self.ids(np.array([self.n_codes - 1]))[0]) if self.n_codes else 0
+        return last_id, self.n_alive
 
     @cached_property
     def alive(self) -> Mask | None:
