@@ -9,7 +9,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from athsearch.archive.archive import Archive
 from athsearch.archive.looks import looks
@@ -88,6 +91,18 @@ def append_to_segment(path: Path) -> None:
         file.write(b"Hans Meier" * 100)
 
 
+def append_to_log(path: Path) -> None:
+    with (path / "queries.log").open("ab") as file:
+        file.write(b'{"n": 3, "name": "Hans Meier"}\n')
+
+
+def add_tensor(path: Path) -> None:
+    with safe_open(path / "weights.safetensors", "np") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata()
+    (path / "weights.safetensors").unlink()
+    save_file({**tensors, "meier": np.zeros(3)}, path / "weights.safetensors", metadata)
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -107,6 +122,8 @@ def append_to_segment(path: Path) -> None:
             in_catalogue("UPDATE property SET value = 'Hans Meier' WHERE name = 'key_fingerprint'"),
             "property key_finger",
         ),
+        (add_tensor, "file weights.safetensors: holds 1 tensors and metadata"),
+        (append_to_log, "file queries.log: 1 lines have fields that are not a query's"),
         (append_to_segment, "file segments/0000000000"),
         (lambda path: (path / "names.txt").touch(), "file names.txt"),
         (lambda path: (path / "segments" / ".note").touch(), "file segments/.note"),

@@ -7,6 +7,7 @@ name, a date, an identifier in clear text is warned of, without showing it. The 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from .catalogue import Catalogue
 from .looks import looks
 from .schema import SCHEMA
 from .snapshot import Snapshot
-from .stored import CLEAR, FILES, LEFT_OVER, PROPERTIES, TABLES, Stored
+from .stored import CLEAR, FILES, LEFT_OVER, LOG_FIELDS, PROPERTIES, TABLES, Stored
 from .where import record_value
 
 LEAST_ALIKE = 5  # cases that have a value, before it is shown as an example
@@ -132,9 +133,40 @@ def _files(snapshot: Snapshot) -> tuple[tuple[AuditedFile, ...], list[str], list
             extra = n_bytes - n_codes.get(name, 0) * 8 * snapshot.codes[0].n_words
             if name in n_codes and not _HEADER_BYTES[0] <= extra <= _HEADER_BYTES[1]:
                 unknown.append(f"file {name}: holds more than its codes")
+            if name == "weights.safetensors":
+                unknown += _unknown_tensors(path)
+            if name == "queries.log":
+                unknown += _unknown_log_fields(path)
             if name == "writer.lock" and not re.fullmatch(rb"\d{0,20}\s?", path.read_bytes()[:32]):
                 unknown.append(f"file {name}: holds more than a number")
     return tuple(files), unknown, remains
+
+
+def _unknown_tensors(path: Path) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            names, metadata = file.keys(), set(file.metadata() or {})
+    except SafetensorError as error:
+        yield f"file {path.name}: not a weights file ({error})"
+        return
+    n_others = sum(re.fullmatch(r"network\.[\w.]+|extra\.(?:jpeg\.\d+|logits)", name) is None for name in names)
+    if n_others or metadata != {"athsearch"}:
+        yield f"file {path.name}: holds {n_others} tensors and metadata that are not a network's"
+
+
+def _unknown_log_fields(path: Path) -> Iterator[str]:
+    """Lines that are broken are for the check of the log to tell."""
+    n_others = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                n_others += not set(json.loads(line)) <= LOG_FIELDS
+            except (ValueError, TypeError):
+                continue
+    if n_others:
+        yield f"file {path.name}: {n_others:,} lines have fields that are not a query's"
 
 
 def _paths(folder: Path) -> Iterator[Path]:

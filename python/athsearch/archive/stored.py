@@ -119,4 +119,5 @@ FILES: Mapping[str, str] = {
     r"queries\.log": "the query log: times, users as given, ids in clear; queries and filters as keyed digests",
     r"queries\.head": "the end of the query log, under a keyed digest",
 }
+LOG_FIELDS = {"n", "time", "user", "event", "query", "model", "archive", "k", "where", "ids", "mac"}
 LEFT_OVER = r"(?:.*/)?\.[^/]+\.tmp(?:/.*)?|catalogue\.sqlite-(?:journal|wal|shm)"
