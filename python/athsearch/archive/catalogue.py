@@ -182,8 +182,11 @@ class Catalogue:
         self._check_columns([column])
         value = self._value_of(column)
         values = f"SELECT {value} FROM cases WHERE id IN (SELECT value FROM json_each(?))"
-        statement = f"SELECT id FROM cases WHERE {value} IN ({values}) AND {value} IS NOT NULL ORDER BY id"
-        return self._ids(statement, json.dumps(list(ids)))
+        # One text instead of a tuple for each: a label's cases may be half of all.
+        statement = f"SELECT group_concat(id) FROM cases WHERE {value} IN ({values}) AND {value} IS NOT NULL"
+        with self._errors():
+            text = self._connection.execute(statement, [json.dumps(list(ids))]).fetchone()[0]
+        return np.sort(np.fromstring(text, np.int64, sep=",")) if text else np.empty(0, np.int64)
 
     def ids_where(self, where: str, parameters: Parameters = ()) -> Ids:
         """int64, ascending: cases, deleted ones too, for which an SQL expression is true.

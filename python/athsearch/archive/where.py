@@ -7,7 +7,7 @@ It is SQL that SQLite runs on the reader's own connection, between four fences:
 - what could make a value longer than what came in (replace, printf, zeroblob, hex) or take the square of its length
   (instr, trim) is not among the functions;
 - limits on the length of the text, the parameters, values and patterns;
-- a clock, asked every few steps.
+- a clock of the processor time it takes, asked every few steps.
 
 Values belong into parameters, not into the text: then no label and no name can be taken for SQL.
 """
@@ -38,9 +38,9 @@ _VISIBLE = {*COLUMNS, "record", ""}  # "": SQLite's word for a table of which no
 _N_SELECTS = 2  # of the statement below: another one is a subquery
 
 MAX_CHARACTERS = 10_000  # of the expression, and of each parameter
-MAX_VALUE_BYTES = 1 << 18  # of any value on the way, stored records among them
-MAX_PATTERN_BYTES = 256  # of LIKE and GLOB, whose time is their length times the text's
-LEAST_SECONDS = 1.0
+MAX_VALUE_BYTES = 1 << 17  # of any value on the way, stored records among them
+MAX_PATTERN_BYTES = 100  # of LIKE and GLOB, whose time is their length times the text's
+LEAST_SECONDS = 1.0  # of this thread's processor time: a busy machine makes no expression wrong
 SECONDS_A_CASE = 1e-5  # ten times what a comparison with a record's column takes
 _STEPS = 50  # of SQLite's machine between looks at the clock
 _IDS_AT_ONCE = 8192  # their digits are far fewer than MAX_VALUE_BYTES
@@ -103,20 +103,20 @@ def _checked(where: str, parameters: Parameters) -> tuple[Value | None, ...] | d
 @contextmanager
 def _fenced(connection: sqlite3.Connection, seconds: float) -> Iterator[_Authorizer]:
     """Lets a connection do nothing but what the module's text says, until the block ends or the time is over."""
-    deadline = time.monotonic() + seconds
+    deadline = time.thread_time() + seconds
     authorizer = _Authorizer()
     connection.set_authorizer(authorizer)
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+    connection.set_progress_handler(lambda: time.thread_time() > deadline, _STEPS)
     try:
         with _limited(connection):
             yield authorizer
     except sqlite3.OperationalError as error:
         if str(error) != "interrupted":
             raise
-        if time.monotonic() <= deadline:
+        if time.thread_time() <= deadline:
             # SQLite swallowed what was raised while the clock was read, and only a signal's handler raises there.
             raise KeyboardInterrupt from error
-        raise ValueError(f"it takes longer than {seconds:.3g} s") from error
+        raise ValueError(f"it takes more than {seconds:.3g} s") from error
     finally:
         connection.set_progress_handler(None, 0)
         connection.set_authorizer(_allow)
