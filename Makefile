@@ -41,6 +41,7 @@ bench: .venv/bench.stamp build/limits
 	$(BIN)/python benchmarks/bench_scan.py --limits build/limits
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/bench_rerank.py
+	$(BIN)/python benchmarks/bench_filters.py
 	$(BIN)/python benchmarks/bench_encode.py
 	$(BIN)/python benchmarks/bench_end_to_end.py
 

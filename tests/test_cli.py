@@ -150,7 +150,7 @@ def test_evaluate_prints_what_the_library_finds(run: Run, archive: Path, images:
     codes = [encoder.encode(images / "test" / name) for name in ("a/4_left.png", "a/4_right.png")]
     codes += [encoder.encode(images / "test" / name) for name in ("b/9_left.png", "b/9_right.png")]
     assert found["n_queries"] == 4  # type: ignore[index]
-    assert found["n_left_out"] == 4  # type: ignore[index]
+    assert (found["n_left_out"], found["n_cases_left_out"]) == (4, 8)  # type: ignore[index]
     by_hand = []
     for code, patient, label in zip(codes, (4, 4, 9, 9), "aabb", strict=True):
         rows = [row for row in range(20) if database.patients[row] != database.patients[_row_of(archive, patient)]]
@@ -160,7 +160,7 @@ def test_evaluate_prints_what_the_library_finds(run: Run, archive: Path, images:
     table = run("evaluate", archive, images, "--patient-pattern", r"(\d+)_").out
     for row in ("macro", "micro", "chance, macro", "majority, macro", "a ", "b "):
         assert f"\n{row}" in table
-    assert "4 queries or their patients are in the archive too" in table
+    assert "4 queries or their patients are in the archive too: each was scored without its own (8 cases" in table
     # The same query images, with nothing known of their patients: they are in the archive, whose cases have patients.
     assert run("evaluate", archive, images, "--json", "-k", 3).json()["macro"] == found["macro"]  # type: ignore[index]
 

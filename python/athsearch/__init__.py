@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 
 if TYPE_CHECKING:
-    from .archive.archive import Archive, Hit
+    from .archive.archive import Archive
     from .archive.cases import Case
     from .archive.intake import AddReport
+    from .archive.searching import Hit
     from .codes import Codes
     from .data import Item, Source, open_source
     from .encoder import Encoder
@@ -66,7 +67,7 @@ _HOME = {
     "Encoder": "encoder",
     "Evaluation": "evaluation",
     "FlatIndex": "index",
-    "Hit": "archive.archive",
+    "Hit": "archive.searching",
     "Index": "index",
     "Item": "data",
     "Mask": "types",

@@ -15,8 +15,8 @@ from .errors import ImageError
 from .types import Floats, Pixels, Square
 
 if TYPE_CHECKING:
-    from .archive.archive import Hit
     from .archive.cases import Case
+    from .archive.searching import Hit
     from .encoder import Encoder
 
 _TILE, _GAP, _LINE = 152, 10, 17  # pixels

@@ -19,8 +19,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial, reduce
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,24 +28,28 @@ import numpy as np
 
 from ..codes import Codes, n_words_for
 from ..data import Source, patient_of
-from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch, SegmentCorrupt
+from ..errors import ArchiveError, CatalogueError, ModelError, ModelMismatch
 from ..index import Plan
 from ..index.distinct import MAX_ADDED_SHARE
 from ..index.reranking import DEFAULT_DEPTH
 from ..index.sorted import MAX_SORTED
-from ..types import Floats, Ids
+from ..types import Ids
 from .cases import Case, NewCase, Value, record_name
 from .catalogue import Catalogue
 from .imports import checked_parts, sized
 from .kept_index import KeptIndex, remove_unlisted, write_index
 from .parts import Database, Part, read_database, read_part
 from .pseudonym import PatientKey
+from .query_log import LOG, LogReport, QueryLog
+from .searching import Hit, Question, answer
 from .segment import map_segment, write_segment
 from .snapshot import Snapshot
+from .where import Parameters
 from .writing import write_empty, writing
 
 if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads images, and starts faster without
     from ..encoder import Encoder, ImageLike
+    from .audit import AuditReport
     from .compaction import CompactReport
     from .intake import AddReport, Queries
     from .places import Places
@@ -53,15 +57,6 @@ if TYPE_CHECKING:  # a search by id needs neither the encoder nor what reads ima
     from .verifying import VerifyReport
 
 PART_ROWS = 1 << 17
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A case near a query, and how many bits of their codes differ. score: as in `Neighbors`, None if not re-ranked."""
-
-    case: Case
-    distance: int
-    score: int | None = None
 
 
 class Archive:
@@ -180,11 +175,6 @@ class Archive:
             return len(snapshot.deleted_rows)
 
     @property
-    def n_unreadable(self) -> int:
-        """How many images could not be used when they came."""
-        return self._catalogue.n_unreadable()
-
-    @property
     def format(self) -> int:
         """The format of the archive on disk: see docs/format.md."""
         return self._catalogue.format
@@ -273,20 +263,27 @@ class Archive:
         kind: str | None = None,
         rerank: str | None = None,
         depth: int = DEFAULT_DEPTH,
+        *,
+        parameters: Parameters = (),
+        one_per: str | None = None,
+        user: str | None = None,
     ) -> list[Hit]:
         """The k nearest cases, or all if there are fewer, ordered by (distance, id).
 
         query: an image (path or pixels), encoded with the archive's weights, or one code. where: an SQL expression over
-        `columns` that cases must meet, such as "label = 'glaucoma' AND age < 60"; ready-made codes, without a record,
-        meet none. exclude_same: columns whose value must differ from the query's; a query's values come from `patient`
-        (as it stands in the sources, not the pseudonym; None: the one that a DICOM file names) and `record`, and a
-        column the query has no value for excludes nothing. kind: of index, see `open_index`; None: the one the archive
-        keeps, or else a scan. Another is built for the first search. rerank="asymmetric": orders the nearest
-        max(k, depth) cases anew by the image's logits, see `FlatIndex.search`, and returns the first k with their
-        scores; a code has no logits.
+        `columns` that cases must meet, such as "label = 'glaucoma' AND age < ?"; ready-made codes, without a record,
+        meet none. parameters: the values of its ? in order, or of its :names by name. exclude_same: columns whose value
+        must differ from the query's; a query's values come from `patient` (as it stands in the sources, not the
+        pseudonym; None: the one that a DICOM file names) and `record`, and a column the query has no value for excludes
+        nothing. kind: of index, see `open_index`; None: the one the archive keeps, or else a scan. Another is built for
+        the first search. rerank="asymmetric": orders the nearest max(k, depth) cases anew by the image's logits, see
+        `FlatIndex.search`, and returns the first k with their scores; a code has no logits. one_per: a column, such as
+        "patient" or "study", of each of whose values only the nearest case counts, before any re-ranking; cases without
+        a value count each for itself. user: who asks, for the query log; where that is on (`set_query_log`), there is
+        no answer without its line.
         Raises ImageError when the image cannot be used, ModelMismatch for a code of another model, ValueError for a
-        `where` or column that does not fit, an unknown `rerank` or one of a code, ArchiveError when the key is needed
-        and missing.
+        `where` or column that does not fit, an unknown `rerank` or one of a code, TypeError for parameters of another
+        type, ArchiveError when the key is needed and missing, or the query log cannot be written.
         """
         if isinstance(query, Codes):
             _refuse_reranking(rerank)
@@ -301,11 +298,13 @@ class Archive:
         values: dict[str, Value | None] = {record_name(name): value for name, value in (record or {}).items()}
         if patient is not None and "patient" in exclude_same:
             values["patient"] = self._known_pseudonym(patient)
+        excluded = {name: values.get(name) for name in exclude_same}
+        wanted = None if rerank is None else logits
+        question = Question(codes, k, where, parameters, excluded, one_per, kind, wanted, rerank, depth)
         self._open_index(kind)
         with self._reading() as snapshot:
-            excluded = {name: values.get(name) for name in exclude_same}
-            wanted = None if rerank is None else logits
-            return self._search(snapshot, codes, k, where, excluded, kind, wanted, rerank, depth)
+            hits = answer(snapshot, self._catalogue, question)
+        return self._logged(snapshot, question, hits, user)
 
     def search_case(
         self,
@@ -315,6 +314,10 @@ class Archive:
         exclude_same: Sequence[str] = ("patient",),
         kind: str | None = None,
         rerank: str | None = None,
+        *,
+        parameters: Parameters = (),
+        one_per: str | None = None,
+        user: str | None = None,
     ) -> list[Hit]:
         """The k cases nearest to one of the archive, itself left out. Needs no image and no torch.
 
@@ -328,7 +331,9 @@ class Archive:
             case = self._case(snapshot, id)
             codes = snapshot.code(id)
             excluded = {"id": id, **{name: case.value(name) for name in exclude_same}}
-            return self._search(snapshot, codes, k, where, excluded, kind)
+            question = Question(codes, k, where, parameters, excluded, one_per, kind)
+            hits = answer(snapshot, self._catalogue, question)
+        return self._logged(snapshot, question, hits, user)
 
     def add(
         self,
@@ -572,46 +577,55 @@ class Archive:
             catalogue.set_property("key_fingerprint", key.fingerprint)
         return source.under_key(key.source), key
 
+    def set_query_log(self, is_on: bool, user: str | None = None) -> None:
+        """From now on, or no more, every search by image, code or id leaves a line in the archive's query log, whatever
+        process it comes from; see `query_log`. The change itself is a line of it. user: who changes it.
+
+        Raises ArchiveLocked, ArchiveError where the key or the log cannot be used.
+        """
+        with writing(self.path) as catalogue:
+            if is_on:
+                key = self.patient_key(create=True)
+                catalogue.set_property("key_fingerprint", key.fingerprint)
+                QueryLog(self.path, key).start(user)
+            elif "query_log" in catalogue.properties():
+                self.query_log().append({"user": user, "event": "stopped"})
+            catalogue.set_property("query_log", "on" if is_on else "off")
+
+    def query_log(self) -> QueryLog:
+        """The query log. Raises ArchiveError when the key is needed and missing."""
+        return QueryLog(self.path, self.patient_key())
+
+    def check_query_log(self) -> LogReport | None:
+        """Goes over the query log's chain; None where there never was one. Raises ArchiveError when the key or the
+        log's head is missing, OSError when the log is.
+        """
+        state = self._catalogue.properties().get("query_log")
+        if state is None and not (self.path / LOG).exists():
+            return None
+        report = self.query_log().check()
+        if report.problem is None and state != {"started": "on", "stopped": "off"}.get(report.last_event or ""):
+            return replace(report, problem=f"the log was {report.last_event}, the catalogue says it is {state}")
+        return report
+
+    def audit(self) -> AuditReport:
+        """What this archive stores, what of it is clear text, and whether anything is in it that is not known."""
+        from .audit import audit
+
+        with self._reading() as snapshot:
+            return audit(snapshot, self._catalogue)
+
+    def _logged(self, snapshot: Snapshot, question: Question, hits: list[Hit], user: str | None) -> list[Hit]:
+        """The hits, once the query log, if it is on, has its line."""
+        if snapshot.is_logged:
+            self.query_log().note(snapshot.version, question, hits, user)
+        return hits
+
     def _known_pseudonym(self, patient: str) -> str | None:
         """None in an archive without patients, where nobody can be the same."""
         if "key_fingerprint" not in self._catalogue.properties():
             return None
         return self.patient_key().pseudonym(patient)
-
-    def _search(
-        self,
-        snapshot: Snapshot,
-        codes: Codes,
-        k: int,
-        where: str | None,
-        exclude: Mapping[str, Value | None],
-        kind: str | None,
-        logits: Floats | None = None,
-        rerank: str | None = None,
-        depth: int = DEFAULT_DEPTH,
-    ) -> list[Hit]:
-        masks = [] if snapshot.alive is None else [snapshot.alive]
-        if where is not None:
-            masks.append(snapshot.mask(self._catalogue.ids_where(where)))
-        for column, value in exclude.items():
-            if column not in self._catalogue.columns():
-                raise ValueError(f"no column {column!r}; columns: {', '.join(self._catalogue.columns())}")
-            if value is not None:
-                masks.append(~snapshot.mask(self._catalogue.ids_of(column, value)))
-        try:
-            mask = reduce(operator.and_, masks) if masks else None
-            found = snapshot.index(kind).search(codes, k, mask, logits=logits, rerank=rerank, depth=depth)
-        except SegmentCorrupt as error:
-            raise SegmentCorrupt(
-                f"{self.path}: {error}; no case is lost, `athsearch index ARCHIVE --kind auto` builds the index anew"
-            ) from error
-        try:
-            ids = snapshot.ids(found.ids)
-            cases = self._catalogue.cases(ids.tolist(), ids[~snapshot.have_cases(ids)].tolist())
-        except KeyError as error:
-            raise CatalogueError(f"{self.path}: damaged: there is a code of case {error}, but no such case") from error
-        scores = [None] * len(cases) if found.scores is None else found.scores.tolist()
-        return [Hit(*hit) for hit in zip(cases, found.distances.tolist(), scores, strict=True)]
 
     def _open_index(self, kind: str | None) -> None:
         """Builds an index that is not kept, if it is not there yet: before the catalogue is read, lest writers wait."""

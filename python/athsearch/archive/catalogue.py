@@ -23,7 +23,7 @@ from .checks import PART_ROWS, insert, note_schema, seal, watch
 from .kept_index import KeptIndex
 from .schema import FORMAT, SCHEMA, UPGRADES
 from .segment import Segment
-from .where import record_value, select_ids, value_of
+from .where import Parameters, record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
 WEIGHTS = "weights.safetensors"  # beside the catalogue
@@ -139,14 +139,6 @@ class Catalogue:
         with self._errors():
             return self._format()
 
-    def n_unreadable(self) -> int:
-        """How many sources are listed as unreadable."""
-        with self._errors():
-            if self._format() < 3:
-                return 0
-            return int(self._connection.execute("SELECT count(*) FROM unreadable").fetchone()[0])
-
-    @property
     def data_version(self) -> int:
         """A number that changes whenever another connection has committed."""
         with self._errors():
@@ -209,23 +201,55 @@ class Catalogue:
         self._check_columns([column])
         return self._ids(f"SELECT id FROM cases WHERE {self._value_of(column)} = ? ORDER BY id", value)
 
-    def ids_where(self, where: str) -> Ids:
+    def value_by_id(self, column: str, ids: Sequence[int]) -> dict[int, Value]:
+        """The value in a column of those of some cases that have one. Raises ValueError for an unknown column."""
+        self._check_columns([column])
+        wanted = f"SELECT id, {self._value_of(column)} FROM cases WHERE id IN (SELECT value FROM json_each(?))"
+        with self._errors():
+            rows = self._connection.execute(wanted, [json.dumps(list(ids))])
+            return {id: value for id, value in rows if value is not None}
+
+    def ids_sharing(self, column: str, ids: Sequence[int]) -> Ids:
+        """int64, ascending: cases, deleted ones too, that have the value of one of these in a column."""
+        self._check_columns([column])
+        value = self._value_of(column)
+        values = f"SELECT {value} FROM cases WHERE id IN (SELECT value FROM json_each(?))"
+        # One text instead of a tuple for each: a label's cases may be half of all.
+        statement = f"SELECT group_concat(id) FROM cases WHERE {value} IN ({values}) AND {value} IS NOT NULL"
+        with self._errors():
+            text = self._connection.execute(statement, [json.dumps(list(ids))]).fetchone()[0]
+        return np.sort(np.fromstring(text, np.int64, sep=",")) if text else np.empty(0, np.int64)
+
+    def ids_where(self, where: str, parameters: Parameters = ()) -> Ids:
         """int64, ascending: cases, deleted ones too, for which an SQL expression is true.
 
         The expression sees the columns id, source, label, patient and study (pseudonyms), split and those of the
-        records, and may call simple functions. It cannot write, and cannot read anything else. Codes without a case
-        meet none. Raises ValueError, with the columns there are, when it is not a valid expression.
+        records, and may call simple functions; parameters are the values of its ? or :names. It cannot write, and
+        cannot read anything else, see `where`. Codes without a case meet none.
+        Raises ValueError, with the columns there are, when it is not a valid expression or takes too long; TypeError
+        for parameters of another kind.
         """
-        columns = {name: self._value_of(name) for name in self.columns()}
         # On this connection, not on one of its own: that would wait for a writer that waits for us.
+        if not self._connection.in_transaction:
+            with self.transaction():
+                return self.ids_where(where, parameters)
+        columns = {name: self._value_of(name) for name in self.columns()}
         try:
-            return np.array(select_ids(self._connection, where, columns), np.int64)
-        except (sqlite3.Error, sqlite3.Warning, UnicodeError) as error:
+            return select_ids(self._connection, where, parameters, columns)
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             reason = str(error)
             is_ours = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError)
-            if is_ours and any(words in reason for words in ("malformed", "not a database", "I/O error", "locked")):
+            if is_ours and any(words in reason for words in ("is malformed", "not a database", "I/O error", "locked")):
                 raise CatalogueError(f"{self._path}: {reason}") from error
-        raise ValueError(f"where={where!r}: {reason}; columns: {', '.join(columns)}")
+            if reason == "malformed JSON" and self._holds_no_json():
+                raise CatalogueError(f"{self._path}: damaged: a record is not JSON") from error
+        shown = where if len(where) <= 1000 else f"{where[:1000]}..."
+        raise ValueError(f"where={shown!r}: {reason}; columns: {', '.join(columns)}")
+
+    def _holds_no_json(self) -> bool:
+        exists = "SELECT EXISTS (SELECT 1 FROM cases WHERE NOT json_valid(record))"
+        with self._errors():
+            return bool(self._connection.execute(exists).fetchone()[0])
 
     def columns(self) -> list[str]:
         """What `where` and `exclude_same` may name."""
@@ -423,6 +447,11 @@ class Catalogue:
         """Writes the file anew: no byte of former rows is left between those of today's."""
         with self._errors():
             self._connection.execute("VACUUM")
+
+    def read(self, statement: str) -> list[tuple[Any, ...]]:
+        """All rows of a statement, for the audit, which looks at everything."""
+        with self._errors():
+            return self._connection.execute(statement).fetchall()
 
     def _ids(self, statement: str, *parameters: Value) -> Ids:
         with self._errors():

@@ -44,6 +44,10 @@ class PatientKey:
         """What stands in the catalogue for the path of a file that may name a patient: "dicom:" and 32 digits."""
         return HIDDEN + self._digest("source", path)[:32]
 
+    def mac(self, purpose: Literal["query", "where", "line", "head"], text: str) -> str:
+        """32 hexadecimal digits for the query log, which nobody without the key can make or guess the text of."""
+        return self._digest(purpose, text)[:32]
+
     def _digest(self, purpose: str, text: str) -> str:
         return hmac.digest(self._key, f"{purpose}:{text}".encode(), "sha256").hex()
 

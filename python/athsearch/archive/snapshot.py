@@ -24,7 +24,8 @@ from .segment import Segment, map_segment
 class Snapshot:
     """What the catalogue says of the codes at the time of its making. It does not change, nor do its files.
 
-    segments: ids ascending; n_codes: of all; deleted_rows: int64, ascending.
+    segments: ids ascending; n_codes: of all; deleted_rows: int64, ascending; is_logged: whether queries are; masks: of
+    the last `where` expressions, for those who ask.
     """
 
     def __init__(self, path: Path, catalogue: Catalogue, like: Codes, earlier: Snapshot | None) -> None:
@@ -53,6 +54,8 @@ class Snapshot:
         has_cases = np.array([segment.has_cases for segment in self.segments], np.bool_)
         self._has_cases = np.repeat(has_cases, np.array([len(part) for part in runs], np.int64))
         self.deleted_rows = self.rows(catalogue.deleted_ids())
+        self.is_logged = catalogue.properties().get("query_log") == "on"
+        self.masks: dict[tuple[str, str], Mask] = {}
 
     @property
     def codes(self) -> list[Codes]:
@@ -84,6 +87,14 @@ class Snapshot:
         """How many codes that can be found have no case."""
         n_codes = sum(segment.n_codes for segment in self.segments if not segment.has_cases)
         return n_codes - int(np.count_nonzero(~self.have_cases(self.ids(self.deleted_rows))))
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The last id and how many codes can be found. Ids never return and deletion is for ever, so that two states of
+        an archive in which other cases can be found never have the same.
+        """
+        last_id = int(self.ids(np.array([self.n_codes - 1]))[0]) if self.n_codes else 0
+        return last_id, self.n_alive
 
     @cached_property
     def alive(self) -> Mask | None:

@@ -98,7 +98,8 @@ def evaluate(
     if as_json:
         leaks = {**dataclasses.asdict(result.leaks), "near_duplicates": near and dataclasses.asdict(near)}
         failed = [{"source": name, "reason": reason} for name, reason in result.failed]
-        print_json({**result.scores.to_dict(), "n_left_out": result.n_left_out, "leaks": leaks, "failed": failed})
+        left_out = {"n_left_out": result.n_left_out, "n_cases_left_out": result.n_cases_left_out}
+        print_json({**result.scores.to_dict(), **left_out, "leaks": leaks, "failed": failed})
         return
     report_failures(result.failed)
     click.echo(result.scores.table())
@@ -107,7 +108,8 @@ def evaluate(
     click.echo(near.line() if near else "Near duplicates: not looked for (--near-duplicates reads all images again).")
     if result.n_left_out:
         click.echo(
-            f"{result.n_left_out:,} queries or their patients are in the archive too: each was scored without its own."
+            f"{result.n_left_out:,} queries or their patients are in the archive too: each was scored without its own "
+            f"({result.n_cases_left_out:,} cases left out in all)."
         )
     for kind, path in (("figures", plots), ("LaTeX", latex)):
         if path is not None:

@@ -70,7 +70,6 @@ def _archive_facts(path: Path) -> dict[str, Any]:
             "cases": archive.n_cases,
             **({"without_record": n_alone} if (n_alone := archive.n_codes_alone) else {}),
             "deleted": archive.n_deleted,
-            "unreadable": archive.n_unreadable,
             "labels": {label or "(none)": count for label, count in archive.counts().items()},
             "columns": archive.columns,
             "bits": archive.bits,

@@ -10,7 +10,8 @@ from typing import Any
 import click
 import numpy as np
 
-from ..archive.archive import Archive, Hit
+from ..archive.archive import Archive
+from ..archive.searching import Hit
 from ..codes import Codes
 from ..data import locate, read_pixels
 from ..errors import ArchiveError, ImageError
@@ -40,6 +41,8 @@ from .common import (
 )
 @click.option("--exclude-same", multiple=True, metavar="COLUMN", help="With --id: leave out cases with its value here.")
 @click.option("--same-patient", is_flag=True, help="With --id: show other cases of its patient too.")
+@click.option("--one-per", metavar="COLUMN", help="Of cases of the same patient, study, ... only the nearest.")
+@click.option("--user", metavar="NAME", help="Who asks, for the query log (see `athsearch audit`).")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
 @click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
 @click.option("--kind", type=click.Choice(list(INDEXES)), help="Index to search; others than the kept one are built.")
@@ -60,6 +63,8 @@ def query(
     patient: str | None,
     exclude_same: Sequence[str],
     same_patient: bool,
+    one_per: str | None,
+    user: str | None,
     sheet: Path | None,
     images: Path | None,
     kind: str | None,
@@ -83,6 +88,7 @@ def query(
     Examples:
       athsearch query archive eye.jpg -k 5 --sheet hits.png
       athsearch query archive eye.jpg --rerank asymmetric --depth 500
+      athsearch query archive --id 17 --one-per patient
       athsearch query archive --id 17 --where "label = 'glaucoma'" --json
     """
     if sum(given is not None for given in (image, id, code)) != 1:
@@ -99,11 +105,13 @@ def query(
         try:
             if id is not None:
                 excluded = exclude_same if same_patient else ("patient", *exclude_same)
-                hits = archive.search_case(id, k, where, excluded, kind, rerank)
+                hits = archive.search_case(id, k, where, excluded, kind, rerank, one_per=one_per, user=user)
             else:
                 asked = image if image is not None else _parse_code(str(code), archive)
-                depth = depth or DEFAULT_DEPTH
-                hits = archive.search(asked, k, where, patient, kind=kind, rerank=rerank, depth=depth)
+                hits = archive.search(
+                    *(asked, k, where, patient),
+                    kind=kind, rerank=rerank, depth=depth or DEFAULT_DEPTH, one_per=one_per, user=user,
+                )  # fmt: skip
         except KeyError as error:
             raise ArchiveError(f"{archive_path}: no case {id}") from error
         except ValueError as error:

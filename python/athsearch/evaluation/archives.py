@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArchiveEvaluation:
-    """What `evaluate_archive` found. n_left_out: queries from whose ranking something was left out, see there.
+    """What `evaluate_archive` found. n_left_out: queries from whose ranking something was left out, see there;
+    n_cases_left_out: how many cases, over all queries.
 
     failed: (source, reason) of images that could not be used as queries.
     """
 
     scores: Evaluation
     n_left_out: int
+    n_cases_left_out: int
     leaks: Leaks
     failed: tuple[tuple[str, str], ...]
 
@@ -68,9 +71,10 @@ def evaluate_archive(
         query_groups=query_groups,
         n_resamples=n_resamples,
     )
-    in_archive = set(database_groups)
-    n_left_out = sum(group in in_archive for group in query_groups)
-    return ArchiveEvaluation(scores, n_left_out, find_leaks(archive, database, queries), queries.failed)
+    sizes = Counter(database_groups)
+    left_out = [sizes[group] for group in query_groups if group in sizes]
+    leaks = find_leaks(archive, database, queries)
+    return ArchiveEvaluation(scores, len(left_out), sum(left_out), leaks, queries.failed)
 
 
 def _linked(images: Iterable[tuple[str | None, str]]) -> list[str]:
