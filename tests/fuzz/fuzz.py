@@ -24,13 +24,14 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results" / "fuzz.json"
 SHARES = {  # per cent of the inputs; some take longer than others
-    "png": 12,
-    "jpeg": 12,
-    "bmp": 8,
-    "tiff": 14,
+    "png": 10,
+    "jpeg": 10,
+    "bmp": 6,
+    "tiff": 10,
+    "dicom": 12,
     "segment": 14,
     "catalogue": 8,
-    "manifest": 14,
+    "manifest": 12,
     "where": 18,
 }
 DEAD_S = 60  # without a new input

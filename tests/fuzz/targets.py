@@ -6,10 +6,12 @@ import contextlib
 import io
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from edits import with_png_checksums
 from PIL import Image
@@ -22,6 +24,9 @@ from athsearch.archive.segment import map_segment, write_segment
 from athsearch.codes import Codes
 from athsearch.data import open_source
 from athsearch.errors import ArchiveError, ImageError, SegmentCorrupt, SourceError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from dicom_files import dicom as dicom_file
 
 BITS = 36
 N_CASES = 12
@@ -92,6 +97,24 @@ def tiff(folder: Path) -> Target:
     compressions = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
     seeds = [encoded("RGB", "TIFF", compression=compression) for compression in compressions]
     return pictures(".tif", [*seeds, *(encoded(mode, "TIFF") for mode in ("1", "L", "P", "I;16", "CMYK"))])
+
+
+def dicom(folder: Path) -> Target:
+    """DICOM files: native ones of several sample types and photometric interpretations, and compressed ones."""
+    grey, colour = np.asarray(drawn("L")), np.asarray(drawn("RGB"))
+    deep = (grey.astype(np.int16) - 100) * 9
+    jpeg2000 = imagecodecs.jpeg2k_encode(deep.astype(np.uint16), level=0)
+    window: dict[str, object] = {"WindowCenter": 300, "WindowWidth": 900, "RescaleSlope": 2, "RescaleIntercept": -10}
+    seeds = [
+        dicom_file(grey),
+        dicom_file(grey.astype(np.uint16) * 16, "MONOCHROME1", BitsStored=12, HighBit=11, **window),
+        dicom_file(deep, syntax="1.2.840.10008.1.2.2"),
+        dicom_file(colour, "YBR_FULL"),
+        dicom_file(np.stack([grey, grey]), NumberOfFrames=2),
+        dicom_file(grey, syntax="1.2.840.10008.1.2.4.50", frames=[encoded("L", "JPEG")]),
+        dicom_file(deep.astype(np.uint16), syntax="1.2.840.10008.1.2.4.90", frames=[jpeg2000]),
+    ]
+    return Target(seeds, lambda content: images.read(content, "image.dcm#frame=1"), ImageError)
 
 
 def segment(folder: Path) -> Target:
@@ -201,6 +224,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "jpeg": jpeg,
     "bmp": bmp,
     "tiff": tiff,
+    "dicom": dicom,
     "segment": segment,
     "catalogue": catalogue,
     "manifest": manifest,

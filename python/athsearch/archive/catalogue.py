@@ -139,6 +139,7 @@ class Catalogue:
         with self._errors():
             return self._format()
 
+    @property
     def data_version(self) -> int:
         """A number that changes whenever another connection has committed."""
         with self._errors():

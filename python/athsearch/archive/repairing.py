@@ -19,6 +19,7 @@ from ..types import Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
+from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .segment import Segment, map_segment, write_segment
 from .verifying import check_files
@@ -42,7 +43,8 @@ def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None =
 
     Of a segment whose SHA-256 does not fit no code is kept, for none can be told from a wrong one; codes without cases
     only where it is known which of them were deleted. A kept index is not taken over: it is built anew from the codes.
-    Needs memory for the records. The patients' key stays where it is. progress: called with (segments done, in all).
+    Needs memory for the records. The query log is copied as it is; the patients' key stays where it is. progress:
+    called with (segments done, in all).
     Raises ArchiveError where `into` exists, or nothing says what the archive is made of; CatalogueError where SQLite
     can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
     """
@@ -69,6 +71,9 @@ def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None =
         if (path / WEIGHTS).is_file() and all(problem.file != WEIGHTS for problem in wrong):
             shutil.copyfile(path / WEIGHTS, unfinished / WEIGHTS)
             properties["weights_sha256"] = sha256_of(unfinished / WEIGHTS)
+        for name in (LOG, HEAD):
+            if (path / name).is_file():
+                shutil.copyfile(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
         writer = _Writer(path, unfinished, contents, cases, {problem.file for problem in wrong})
         try:

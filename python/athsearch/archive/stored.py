@@ -74,7 +74,9 @@ TABLES: Mapping[str, Mapping[str, Stored]] = {
         "id": _number("the case's number"),
         "root": _number("the folder's number"),
         "source": _SOURCE,
-        "content": Stored(DIGEST, "SHA-256 of the image's bytes: who has the image recognises it", _BYTES_32),
+        "content": Stored(
+            DIGEST, "SHA-256 of the image's bytes: who has the image recognises it", f"({_BYTES_32} OR @ = x'')"
+        ),
         "label": Stored(CLEAR, "the image's class", "typeof(@) = 'text'"),
         "patient": Stored(PSEUDONYM, "the patient, under the key", _HEX_32),
         "study": Stored(PSEUDONYM, "the examination, under the key", _HEX_32),
@@ -104,6 +106,7 @@ TABLES: Mapping[str, Mapping[str, Stored]] = {
 PROPERTIES: Mapping[str, re.Pattern[str]] = {
     "bits": re.compile(r"\d{1,4}"),
     "model_id": re.compile(r"(?:[0-9a-f]{16})?"),
+    "weights_sha256": re.compile(r"[0-9a-f]{64}"),
     "key_fingerprint": re.compile(r"[0-9a-f]{16}"),
     "query_log": re.compile(r"on|off"),
     "next_id": re.compile(r"\d{1,19}"),

@@ -20,10 +20,12 @@ from .catalogue import WEIGHTS
 from .contents import Contents, read_contents
 from .kept_index import FOLDER
 from .pseudonym import PatientKey
+from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 
-# Beside what the catalogue lists. What a lock holds means nothing; a journal that is there is SQLite's own affair.
-OWN_FILES = frozenset({CATALOGUE, f"{CATALOGUE}-journal", "writer.lock"})
+# Beside what the catalogue lists. What a lock holds means nothing; a journal that is there is SQLite's own affair, and
+# the query log has a chain of its own.
+OWN_FILES = frozenset({CATALOGUE, f"{CATALOGUE}-journal", "writer.lock", LOG, HEAD})
 
 
 @dataclass(frozen=True)
