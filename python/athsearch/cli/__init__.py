@@ -11,7 +11,7 @@ import click
 from ..errors import AthsearchError
 
 # Each in a module of its name, imported when the command is used, for some need torch.
-_COMMANDS = ("demo", "train", "index", "query", "evaluate", "info", "export", "bench")
+_COMMANDS = ("demo", "train", "index", "query", "evaluate", "info", "export", "bench", "device")
 # Package -> what to install for it.
 _EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet"}
 
