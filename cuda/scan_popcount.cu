@@ -18,13 +18,10 @@ namespace cuda {
 
 namespace {
 
-// Blocks a multiprocessor, which leaves a thread 128 registers: told nothing, the compiler aims at 64 and once spilled.
-constexpr unsigned kBlocksAtLeast = 2;
-
 extern __shared__ uint64_t shared_words[];
 
 template <unsigned kWords, unsigned kQueries>
-__global__ void __launch_bounds__(kThreads, kBlocksAtLeast) scan_kernel(const Scan scan) {
+__global__ void __launch_bounds__(kThreads) scan_kernel(const Scan scan) {
   constexpr unsigned kSlots = rows_a_step(kWords, kQueries);
   const Shared shared(shared_words, scan.codes.n_words, kQueries);
   const unsigned thread = threadIdx.x, lane = thread % 32, first = blockIdx.y * kQueries;
