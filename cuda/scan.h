@@ -78,8 +78,8 @@ template <unsigned kWords, unsigned kQueries>
 ATH_BOTH void compare(const Codes& codes, const uint64_t* queries, uint64_t step, unsigned thread,
                       unsigned (&distances)[rows_a_step(kWords, kQueries)][kQueries]) {
   constexpr unsigned kSlots = rows_a_step(kWords, kQueries);
-  const unsigned n_words = kWords == 0 ? 8codes.n_words : kWords;
-  // Unrolled further, these few spill: the compiler aims at a number of blocks at once. `make cuda-report` tells.
+  const unsigned n_words = kWords == 0 ? codes.n_words : kWords;
+  // Unrolled otherwise, these few spill: the compiler aims at a number of blocks at once. `make cuda-report` tells.
   [[maybe_unused]] constexpr unsigned kUnrolledWords = kWords == 0 ? 8 : kWords > 6 && kQueries > 1 ? 4 : kWords;
   ATH_UNROLL
   for (unsigned slot = 0; slot < kSlots; ++slot) ATH_UNROLL
