@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
-CXX_FILES := $(CORE) $(wildcard benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*/*.h tests/crash/*.c)
+CXX_FILES := $(CORE) $(wildcard cuda/* benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*.h tests/csrc/*/*.h tests/crash/*.c)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon bench bench-scale study soak soak-archive crash fuzz clean
+.PHONY: demo test lint format sanitize neon cuda cuda-report gpu bench bench-scale study soak soak-archive crash fuzz clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -35,6 +35,31 @@ neon:
 	    csrc/distinct.cpp csrc/group.cpp csrc/multi_index.cpp csrc/rerank.cpp csrc/pool.cpp \
 	    csrc/kernels/scalar.cpp csrc/kernels/neon.cpp -o build/test_scanner_neon
 	qemu-aarch64 build/test_scanner_neon
+
+# The GPU's search without a GPU: built with nvcc in an environment of its own, imported, and its kernels emulated.
+cuda:
+	test -x build/cuda/bin/python || $(PYTHON) -m venv build/cuda
+	build/cuda/bin/python -m pip install --quiet --disable-pip-version-check pytest
+	ATH_CUDA=ON build/cuda/bin/python -m pip install --quiet --disable-pip-version-check .
+	build/cuda/bin/python -m pytest --noconftest tests/test_gpu_index.py tests/test_csrc.py -k gpu
+	build/cuda/bin/athsearch device
+
+# Registers, spills and instructions of the CUDA kernels, into docs/cuda.md; needs nvcc, cuobjdump and nvdisasm.
+cuda-report:
+	$(PYTHON) benchmarks/cuda_report.py
+
+# On a machine with a GPU, where $(PYTHON) has torch, pytest, pybind11 and scikit-build-core; needs no network.
+GPU_TEST := -m pytest --noconftest -q -m gpu tests/test_gpu_index.py
+gpu: export PYTHONPATH := $(CURDIR)/build/gpu
+gpu:
+	rm -rf build/gpu && mkdir -p build
+	ATH_CUDA=ON $(PYTHON) -m pip install --no-build-isolation --no-deps --no-index --target build/gpu .
+	$(PYTHON) $(GPU_TEST)
+	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > build/sanitizer.log 2>&1; then \
+	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '511-65 or 511-520' && \
+	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '511-65'; \
+	else echo 'compute-sanitizer does not work here:'; tail -n 3 build/sanitizer.log; fi
+	$(PYTHON) benchmarks/bench_gpu_scan.py
 
 # Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.
 bench: .venv/bench.stamp build/limits

@@ -8,6 +8,7 @@ import signal
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -18,6 +19,7 @@ from athsearch import cli
 from athsearch.archive.archive import Archive
 from athsearch.encoder import Encoder
 from athsearch.evaluation import evaluate
+from athsearch.index import gpu
 from conftest import Run, draw_image, interrupt_when, run_apart
 
 
@@ -448,3 +450,22 @@ def test_ctrl_c_while_training_loses_nothing(run: Run, images: Path, tmp_path: P
     assert run(*command, tmp_path / "whole").status == 0
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("parts", "whole")]
     assert weights[0] == weights[1]
+
+
+def test_device_says_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: Any = run("device", "--json").json()
+    assert facts["cpu"]["kernel"] in facts["cpu"]["available"]
+    assert bool(facts["gpus"]) == (facts["gpu_reason"] is None)
+    monkeypatch.setattr(gpu, "_module", lambda: None)
+    outcome = run("device")
+    assert outcome.status == 0
+    assert "gpu    none: athsearch was built without its CUDA module: build it with ATH_CUDA=ON" in outcome.out
+
+
+def test_a_search_on_a_gpu_that_is_not_there_is_one_line(
+    run: Run, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "_module", lambda: None)
+    outcome = run("query", archive, "--id", 1, "--kind", "gpu")
+    assert outcome.status == 1
+    assert "no index of kind gpu" in outcome.error()

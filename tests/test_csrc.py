@@ -13,6 +13,7 @@ SHARED = [
     ROOT / "tests/csrc/test_scanner.cpp",
     *(ROOT / f"csrc/{name}.cpp" for name in ("scanner", "distinct", "group", "multi_index", "rerank", "pool")),
 ]
+GPU = [ROOT / "tests/csrc/test_gpu_search.cpp", ROOT / "cuda/database.cpp"]
 KERNELS = [ROOT / f"csrc/kernels/{name}.cpp" for name in ("scalar", "avx2", "avx512_vpopcntdq")]
 
 
@@ -25,6 +26,16 @@ def test_core_is_right_and_clean_under_sanitizers(sanitizer: str, tmp_path: Path
         # The kernels' own #include <immintrin.h> finds the portable stand-in first.
         *("-I", str(ROOT / "tests/csrc/portable_intrinsics"), *map(str, SHARED + KERNELS), "-o", str(program)),
     ]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    run = subprocess.run([program], check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler on the path")
+def test_the_gpu_search_is_right_on_an_emulated_gpu(tmp_path: Path) -> None:
+    program = tmp_path / "test_gpu_search"
+    flags = ["-std=c++17", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    build = ["c++", *flags, "-fno-sanitize-recover=all", *map(str, GPU), "-o", str(program)]
     subprocess.run(build, check=True, capture_output=True, text=True)
     run = subprocess.run([program], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -44,7 +44,7 @@ def assert_equal_indexes(index: Any, flat: FlatIndex, queries: Codes, allowed: B
 
 def test_each_index_says_whether_it_is_exact() -> None:
     exact = {kind for kind, index in INDEXES.items() if kind != "auto" and index.is_exact}
-    assert exact == {"flat", "distinct", "mih", "faiss-flat", "faiss-gpu-flat"}
+    assert exact == {"flat", "distinct", "mih", "gpu", "faiss-flat", "faiss-gpu-flat"}
     assert open_index("auto", random_codes(9, 64, 1)).is_exact
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "images": set(),
     "preprocessing": set(),
     "data": {"images"},
-    "index": {"_scan"},
+    "index": {"_scan", "_cuda"},
     "benchmark": {"index"},
     "model": {"_network", "preprocessing"},
     "recipes": {"preprocessing"},

@@ -16,7 +16,7 @@ from test_index import answers, assert_same, random_codes
 
 pytestmark = pytest.mark.usefixtures("one_openmp_thread")
 
-KINDS = [kind for kind in INDEXES if kind != "faiss-gpu-flat"]  # which has FaissFlat's codes
+KINDS = [kind for kind in INDEXES if kind not in ("faiss-gpu-flat", "gpu")]  # FaissFlat's codes; test_gpu_index.py
 WITHOUT_CODES = ("faiss-ivf", "faiss-hash")
 ASYMMETRIC = "asymmetric"
 

@@ -13,7 +13,7 @@ from ..errors import AthsearchError
 # Each in a module of its name, imported when the command is used, for some need torch.
 _COMMANDS = (
     *("demo", "train", "index", "query", "evaluate", "info", "verify", "repair", "delete", "compact", "export"),
-    *("audit", "bench"),
+    *("audit", "bench", "device"),
 )
 # Package -> what to install for it.
 _EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet", "pydicom": "dicom"}

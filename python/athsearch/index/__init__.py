@@ -13,11 +13,13 @@ from .distinct import DistinctIndex, MihIndex
 from .faiss_adapters import FaissFlat, FaissGpuFlat, FaissHash, FaissHnsw, FaissIvf, FaissMultiHash
 from .faiss_codes import read_faiss, write_faiss
 from .flat import FlatIndex
+from .gpu import GpuIndex
 
 __all__ = [
     "INDEXES",
     "DistinctIndex",
     "FlatIndex",
+    "GpuIndex",
     "Index",
     "MihIndex",
     "Plan",
@@ -31,6 +33,7 @@ INDEXES: dict[str, Callable[..., Index]] = {
     "distinct": DistinctIndex,
     "mih": MihIndex,
     "auto": auto_index,
+    "gpu": GpuIndex,
     "faiss-flat": FaissFlat,
     "faiss-ivf": FaissIvf,
     "faiss-hnsw": FaissHnsw,

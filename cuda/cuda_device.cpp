@@ -1,0 +1,150 @@
+// The CUDA runtime's calls, each checked. The calling thread's current device is as it was afterwards: others, such as
+// torch, rely on theirs.
+#include "cuda_device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "failure.h"
+
+namespace athsearch {
+namespace cuda {
+
+namespace {
+
+class Current {
+ public:
+  explicit Current(int number) {
+    ATH_CHECK(cudaGetDevice(&before_));
+    ATH_CHECK(cudaSetDevice(number));
+  }
+  ~Current() { cudaSetDevice(before_); }
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+std::string in_gigabytes(uint64_t n_bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f GB", static_cast<double>(n_bytes) / 1e9);
+  return text;
+}
+
+}  // namespace
+
+void check(int result, const char* call, const char* file, int line) {
+  const auto error = static_cast<cudaError_t>(result);
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it was told: the next call's result is its own
+  const char* const slash = std::strrchr(file, '/');
+  throw CudaFailure(std::string(slash == nullptr ? file : slash + 1) + ":" + std::to_string(line) + ": " + call + ": " +
+                    cudaGetErrorString(error) + " (CUDA error " + std::to_string(result) + ")");
+}
+
+CudaDevice::CudaDevice(int number) : number_(number) {
+  const Current current(number_);
+  ATH_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+// Nothing can be done about an error here: the driver may be gone, or this a forked process.
+CudaDevice::~CudaDevice() { cudaStreamDestroy(stream_); }
+
+void* CudaDevice::allocate(size_t n_bytes) {
+  const Current current(number_);
+  size_t n_free = 0, n_total = 0;
+  ATH_CHECK(cudaMemGetInfo(&n_free, &n_total));
+  void* memory = nullptr;
+  const cudaError_t result = n_bytes > n_free ? cudaErrorMemoryAllocation : cudaMalloc(&memory, n_bytes);
+  if (result == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw OutOfMemory("GPU " + std::to_string(number_) + " is short of memory: " + in_gigabytes(n_bytes) +
+                      " more are needed, " + in_gigabytes(n_free) + " of " + in_gigabytes(n_total) +
+                      " are free; ask for fewer neighbours, or search on the CPU (kind flat)");
+  }
+  ATH_CHECK(result);
+  return memory;
+}
+
+void CudaDevice::release(void* memory) noexcept {
+  if (memory != nullptr) cudaFree(memory);
+}
+
+uint64_t CudaDevice::n_free_bytes() {
+  const Current current(number_);
+  size_t n_free = 0, n_total = 0;
+  ATH_CHECK(cudaMemGetInfo(&n_free, &n_total));
+  return n_free;
+}
+
+// From ordinary memory, which the call has read when it returns.
+void CudaDevice::upload(void* to, const void* from, size_t n_bytes) {
+  const Current current(number_);
+  ATH_CHECK(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyHostToDevice, stream_));
+}
+
+void CudaDevice::download(void* to, const void* from, size_t n_bytes) {
+  const Current current(number_);
+  ATH_CHECK(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, stream_));
+  ATH_CHECK(cudaStreamSynchronize(stream_));
+}
+
+void CudaDevice::zero(void* to, size_t n_bytes) {
+  const Current current(number_);
+  ATH_CHECK(cudaMemsetAsync(to, 0, n_bytes, stream_));
+}
+
+void CudaDevice::arrange(const uint64_t* rows, uint64_t n_rows, unsigned n_words, uint64_t first_row, uint64_t* words) {
+  const Current current(number_);
+  launch_arrange(rows, n_rows, n_words, first_row, words, stream_);
+}
+
+void CudaDevice::count(const Count& count) {
+  const Current current(number_);
+  launch_count(count, stream_);
+}
+
+void CudaDevice::scan(const Scan& scan) {
+  const Current current(number_);
+  launch_scan(scan, stream_);
+}
+
+void CudaDevice::sort(const Sort& sort, size_t n_queries) {
+  const Current current(number_);
+  launch_sort(sort, n_queries, stream_);
+}
+
+std::vector<DeviceFacts> device_facts(std::string& why_none) {
+  int n_devices = 0;
+  const cudaError_t result = cudaGetDeviceCount(&n_devices);
+  if (result != cudaSuccess) {
+    cudaGetLastError();
+    why_none = cudaGetErrorString(result);
+    return {};
+  }
+  if (n_devices == 0) why_none = "the driver sees no GPU";
+  std::vector<DeviceFacts> facts;
+  for (int number = 0; number < n_devices; ++number) {
+    const Current current(number);
+    cudaDeviceProp properties;
+    ATH_CHECK(cudaGetDeviceProperties(&properties, number));
+    size_t n_free = 0, n_total = 0;
+    ATH_CHECK(cudaMemGetInfo(&n_free, &n_total));
+    facts.push_back(
+        {properties.name, properties.major, properties.minor, properties.multiProcessorCount, n_total, n_free});
+  }
+  return facts;
+}
+
+Versions versions() {
+  Versions found{};
+  ATH_CHECK(cudaDriverGetVersion(&found.driver));
+  ATH_CHECK(cudaRuntimeGetVersion(&found.runtime));
+  return found;
+}
+
+}  // namespace cuda
+}  // namespace athsearch

@@ -1,0 +1,21 @@
+// The launches: pointers and sizes in, a stream to run in; they return at once and throw CudaFailure.
+#pragma once
+
+#include "scan.h"
+#include "sort.h"
+
+struct CUstream_st;
+
+namespace athsearch {
+namespace cuda {
+
+using Stream = CUstream_st*;
+
+void launch_scan(const Scan& scan, Stream stream);
+void launch_count(const Count& count, Stream stream);
+void launch_sort(const Sort& sort, size_t n_queries, Stream stream);
+void launch_arrange(const uint64_t* rows, uint64_t n_rows, unsigned n_words, uint64_t first_row, uint64_t* words,
+                    Stream stream);
+
+}  // namespace cuda
+}  // namespace athsearch

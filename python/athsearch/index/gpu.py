@@ -1,0 +1,126 @@
+"""The flat index on an NVIDIA GPU, by athsearch._cuda, which is built on request; and what GPUs there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..codes import Codes
+from ..errors import DeviceError
+from ..types import Ids, Mask, Words
+from .base import CheckedIndex, Rows, checked_segments
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .. import _cuda
+
+UPLOADED_ROWS = 1 << 22  # at once, so that Ctrl-C is heard between
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What CUDA sees. reason: why there is none, or None.
+
+    driver, runtime: the newest CUDA that the driver knows and that the module was built with, as in "13.0"; None
+    without one.
+    """
+
+    devices: tuple[_cuda.DeviceFacts, ...]
+    reason: str | None
+    driver: str | None = None
+    runtime: str | None = None
+
+
+def find_gpus() -> Gpus:
+    """The GPUs that GpuIndex can use, or why there are none. Raises CudaError where the driver fails."""
+    module = _module()
+    if module is None:
+        return Gpus(
+            (), "athsearch was built without its CUDA module: build it with ATH_CUDA=ON pip install . (docs/cuda.md)"
+        )
+    found, why_none = module.devices()
+    driver, runtime = map(_version, module.versions())
+    return Gpus(tuple(found), f"CUDA finds no GPU: {why_none}" if why_none else None, driver, runtime)
+
+
+class GpuIndex(CheckedIndex):
+    """FlatIndex on a GPU: the same answers, bit for bit.
+
+    codes, ids: as for FlatIndex. The codes are uploaded once; searches take at most 1 GB beside them, or what k asks
+    for. device: the GPU's number. threads is checked and otherwise not used. One search at a time, others wait.
+
+    Raises DeviceError without the CUDA module or that GPU, CudaError where the GPU's memory is short (it says by how
+    much) or the GPU fails.
+    """
+
+    def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, device: int = 0) -> None:
+        gpus, module = find_gpus(), _module()
+        if gpus.reason is not None or module is None:
+            raise DeviceError(f"no index of kind gpu: {gpus.reason}; kind flat searches on the CPU")
+        if not 0 <= device < len(gpus.devices):
+            raise DeviceError(f"CUDA sees {len(gpus.devices)} GPUs: there is no GPU {device}")
+        super().__init__(codes, ids)
+        self._segments = checked_segments(codes)
+        self._first_rows = np.cumsum([0, *map(len, self._segments)])
+        self._database: _cuda.Database = module.Database(self._n_codes, self._like.n_words, device)
+        for segment in self._segments:
+            for begin in range(0, len(segment), UPLOADED_ROWS):
+                self._database.append(segment.words[begin : begin + UPLOADED_ROWS])
+
+    def _nearest(
+        self, queries: Codes, k: int, mask: Mask | None, threads: int, count_ties: bool, with_codes: bool
+    ) -> tuple[Rows, Ids | None, Words]:
+        words = None if mask is None else mask.words
+        ties = [np.zeros(0, np.int64)]
+
+        def search(part: Words) -> Rows:
+            rows, tied = self._database.top_k(part, k, words)
+            ties.append(tied)
+            return rows
+
+        found = self._in_parts(queries, k, search)
+        codes = self._codes_of(found[1]) if with_codes else self._like.words
+        return found, np.concatenate(ties) if count_ties else None, codes
+
+    def _within(self, queries: Codes, radius: int, mask: Mask | None, threads: int) -> Rows:
+        words = None if mask is None else mask.words
+        return self._in_parts(queries, 1, lambda part: self._database.within(part, radius, words))
+
+    def _in_parts(self, queries: Codes, k: int, search: Callable[[Words], Rows]) -> Rows:
+        """Some queries at a time, so that they need little memory and Ctrl-C is heard between."""
+        n = self._database.n_queries_at_once(k)
+        parts = [search(queries.words[begin : begin + n]) for begin in range(0, max(len(queries), 1), n)]
+        ends = np.concatenate([np.diff(offsets) for offsets, _, _ in parts])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(ends)])
+        return offsets, np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
+
+    def _codes_of(self, rows: Ids) -> Words:
+        """uint64 [rows, n_words], from the arrays that were uploaded."""
+        place = np.searchsorted(self._first_rows, rows, side="right") - 1
+        words = np.empty((len(rows), self._like.n_words), np.uint64)
+        for number in np.unique(place).tolist():
+            here = place == number
+            words[here] = self._segments[number].words[rows[here] - self._first_rows[number]]
+        return words
+
+
+def _module() -> ModuleType | None:
+    try:
+        from .. import _cuda
+    except ModuleNotFoundError as error:
+        if error.name != "athsearch._cuda" and "_cuda" not in str(error):
+            raise
+        return None
+    except ImportError as error:
+        if "_cuda" not in str(error):
+            raise
+        return None
+    return _cuda
+
+
+def _version(number: int) -> str | None:
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None

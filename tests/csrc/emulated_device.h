@@ -1,0 +1,225 @@
+// A GPU in ordinary memory: the phases of the kernels' own headers, with blocks, warps and threads in a shuffled order.
+//
+// Shared and device memory are allocations of the exact size, filled with rubbish, so that AddressSanitizer sees every
+// step beyond them. Blocks run one after the other, and a phase's threads too: what this cannot show is a missing
+// barrier.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "../../cuda/device.h"
+
+namespace athsearch {
+namespace cuda {
+
+class EmulatedDevice : public Device {
+ public:
+  // seed 0: everything in ascending order.
+  EmulatedDevice(uint64_t seed, unsigned n_blocks, uint64_t n_bytes)
+      : random_(seed), is_shuffled_(seed != 0), n_blocks_(n_blocks), n_free_(n_bytes) {}
+
+  uint64_t n_scans = 0, n_counts = 0;
+
+  void* allocate(size_t n_bytes) override {
+    if (n_bytes > n_free_) throw std::runtime_error("out of memory");
+    n_free_ -= n_bytes;
+    auto* memory = static_cast<uint8_t*>(::operator new(n_bytes + kHeader));
+    std::memcpy(memory, &n_bytes, sizeof n_bytes);
+    std::memset(memory + kHeader, 0xA5, n_bytes);
+    return memory + kHeader;
+  }
+  void release(void* memory) noexcept override {
+    if (memory == nullptr) return;
+    uint8_t* begin = static_cast<uint8_t*>(memory) - kHeader;
+    size_t n_bytes;
+    std::memcpy(&n_bytes, begin, sizeof n_bytes);
+    n_free_ += n_bytes;
+    ::operator delete(begin);
+  }
+  uint64_t n_free_bytes() override { return n_free_; }
+  void upload(void* to, const void* from, size_t n_bytes) override { std::memcpy(to, from, n_bytes); }
+  void download(void* to, const void* from, size_t n_bytes) override { std::memcpy(to, from, n_bytes); }
+  void zero(void* to, size_t n_bytes) override { std::memset(to, 0, n_bytes); }
+
+  void arrange(const uint64_t* rows, uint64_t n_rows, unsigned n_words, uint64_t first_row, uint64_t* words) override {
+    for (uint64_t i = 0; i < n_rows * n_words; ++i) arrange_word(rows, i, n_words, first_row, words);
+  }
+
+  void count(const Count& count) override {
+    ++n_counts;
+    choose(count.codes.n_words, count.n_queries, [&](auto words, auto of_pass) {
+      constexpr unsigned kWords = decltype(words)::value, kQueries = decltype(of_pass)::value;
+      const uint64_t n = n_steps(count.codes.n_rows, rows_a_step(kWords, kQueries));
+      const uint64_t n_x = std::min<uint64_t>((n + count.every - 1) / count.every, n_blocks_);
+      each_block(n_x, count.n_queries, kQueries, [&](uint64_t x, unsigned first, unsigned n_there) {
+        const Bytes bytes = shared_bytes(count.codes.n_words, kQueries, count.n_bins);
+        const Shared shared(bytes.get(), count.codes.n_words, kQueries);
+        each_thread(kThreads, [&](unsigned thread) {
+          load_pass(thread, count.queries, count.firsts, count.n_queries, count.codes.n_words, first, kQueries,
+                    count.n_bins, shared);
+        });
+        each_thread(kThreads, [&](unsigned thread) {
+          for (uint64_t step = x * count.every; step < n; step += n_x * count.every)
+            count_rows<kWords, kQueries>(count, shared, n_there, step, thread);
+        });
+        each_thread(kThreads, [&](unsigned thread) {
+          flush_counters(thread, shared, n_there, count.n_bins, count.bins + uint64_t{first} * count.n_bins);
+        });
+      });
+    });
+  }
+
+  void scan(const Scan& scan) override {
+    ++n_scans;
+    choose(scan.codes.n_words, scan.n_queries, [&](auto words, auto of_pass) {
+      constexpr unsigned kWords = decltype(words)::value, kQueries = decltype(of_pass)::value;
+      constexpr unsigned kSlots = rows_a_step(kWords, kQueries);
+      const uint64_t n = n_steps(scan.codes.n_rows, kSlots), n_x = std::min<uint64_t>(n, n_blocks_);
+      each_block(n_x, scan.n_queries, kQueries, [&](uint64_t x, unsigned first, unsigned n_there) {
+        const Bytes bytes = shared_bytes(scan.codes.n_words, kQueries, scan.n_distances);
+        const Shared shared(bytes.get(), scan.codes.n_words, kQueries);
+        each_thread(kThreads, [&](unsigned thread) {
+          load_pass(thread, scan.queries, scan.limits, scan.n_queries, scan.codes.n_words, first, kQueries,
+                    scan.n_distances, shared);
+        });
+        for (const unsigned warp : order(kThreads / 32))
+          for (uint64_t step = x; step < n; step += n_x) {
+            uint32_t near[32];
+            for (unsigned lane = 0; lane < 32; ++lane)
+              near[lane] = near_rows<kWords, kQueries>(scan, shared, n_there, step, 32 * warp + lane);
+            append_warp<kQueries, kSlots>(scan, shared, first, step, warp, near);
+          }
+        each_thread(kThreads, [&](unsigned thread) {
+          flush_counters(thread, shared, n_there, scan.n_distances,
+                         scan.histogram + uint64_t{first} * scan.n_distances);
+        });
+      });
+    });
+  }
+
+  void sort(const Sort& sort, size_t n_queries) override {
+    for (const unsigned query : order(static_cast<unsigned>(n_queries))) {
+      if (sort.n_kept[query] == 0) continue;
+      const auto counters = std::make_unique<SortCounters>();
+      Hit* from = sort.candidates + query * sort.capacity;
+      Hit* to = sort.others + query * sort.capacity;
+      for (unsigned pass = 0; pass < sort.passes.n_passes(); ++pass) {
+        const Digit digit = sort.passes.digit(pass, sort.limits[query]);
+        const uint64_t n = pass == 0 ? sort.n_candidates[query] : sort.n_kept[query];
+        each_thread(kSortThreads, [&](unsigned thread) { count_digits(thread, from, n, digit, *counters); });
+        each_thread(kSortThreads, [&](unsigned thread) { sum_counters(thread, *counters); });
+        unsigned of_sums = 0;
+        for (unsigned distance = 1; distance < kSortThreads; distance *= 2, of_sums = 1 - of_sums)
+          each_thread(kSortThreads, [&](unsigned thread) { add_earlier(thread, distance, of_sums, *counters); });
+        each_thread(kSortThreads, [&](unsigned thread) { spread_sums(thread, of_sums, *counters); });
+        each_thread(kSortThreads, [&](unsigned thread) { scatter(thread, from, n, digit, *counters, to); });
+        std::swap(from, to);
+      }
+      each_thread(kSortThreads, [&](unsigned thread) { copy_answer(thread, from, sort, query); });
+    }
+  }
+
+ private:
+  static constexpr size_t kHeader = 16;  // keeps the memory aligned
+  using Bytes = std::unique_ptr<uint8_t[]>;
+  template <unsigned kValue>
+  using Constant = std::integral_constant<unsigned, kValue>;
+
+  // The same choice of kernel as the launches make.
+  template <class Run>
+  static void choose(unsigned n_words, unsigned n_queries, Run run) {
+    if (is_batch(n_queries, n_words)) {
+      choose_words<kQueriesAPass>(n_words, run);
+    } else if (n_words > kMostUnrolledWords) {
+      run(Constant<0>(), Constant<1>());
+    } else {
+      choose_words<1>(n_words, run);
+    }
+  }
+  template <unsigned kQueries, class Run, unsigned kWords = 1>
+  static void choose_words(unsigned n_words, Run run) {
+    if (n_words == kWords)
+      run(Constant<kWords>(), Constant<kQueries>());
+    else if constexpr (kWords < kMostUnrolledWords)
+      choose_words<kQueries, Run, kWords + 1>(n_words, run);
+  }
+
+  std::vector<unsigned> order(unsigned n) {
+    std::vector<unsigned> numbers(n);
+    std::iota(numbers.begin(), numbers.end(), 0u);
+    if (is_shuffled_) std::shuffle(numbers.begin(), numbers.end(), random_);
+    return numbers;
+  }
+
+  template <class Run>
+  void each_thread(unsigned n, Run run) {
+    for (const unsigned thread : order(n)) run(thread);
+  }
+
+  template <class Run>
+  void each_block(uint64_t n_x, unsigned n_queries, unsigned n_of_pass, Run run) {
+    const unsigned n_y = (n_queries + n_of_pass - 1) / n_of_pass;
+    for (const unsigned block : order(static_cast<unsigned>(n_x) * n_y)) {
+      const unsigned first = block / static_cast<unsigned>(n_x) * n_of_pass;
+      run(block % n_x, first, std::min(n_queries - first, n_of_pass));
+    }
+  }
+
+  // Lanes with something left go on together, all of them or, shuffled, as many as the scheduler likes.
+  template <unsigned kQueries, unsigned kSlots>
+  void append_warp(const Scan& scan, const Shared& shared, unsigned first, uint64_t step, unsigned warp,
+                   uint32_t (&near)[32]) {
+    for (;;) {
+      uint32_t active = 0, left = 0;
+      for (unsigned lane = 0; lane < 32; ++lane)
+        if (near[lane] != 0) {
+          left |= 1u << lane;
+          if (!is_shuffled_ || random_() % 2 == 0) active |= 1u << lane;
+        }
+      if (left == 0) return;
+      Near found[32];
+      uint32_t wanted = 0;
+      for (unsigned lane = 0; lane < 32; ++lane) {
+        if (!(active >> lane & 1u)) continue;
+        found[lane] = near_row(scan, shared, lowest_set_bit(near[lane]), kQueries, kSlots, step, 32 * warp + lane);
+        near[lane] &= near[lane] - 1;
+        if (found[lane].is_wanted) wanted |= 1u << lane;
+      }
+      while (wanted != 0) {
+        const unsigned leader = lowest_set_bit(wanted);
+        uint32_t lanes = 0;
+        for (unsigned lane = leader; lane < 32; ++lane)
+          if ((wanted >> lane & 1u) && found[lane].query == found[leader].query &&
+              hit_distance(found[lane].hit) == hit_distance(found[leader].hit))
+            lanes |= 1u << lane;
+        const uint64_t place = reserve(scan, shared, first, found[leader], n_set_bits(lanes));
+        for (unsigned lane = leader; lane < 32; ++lane)
+          if (lanes >> lane & 1u)
+            append(scan, first + found[lane].query, place + rank_among(lanes, lane), found[lane].hit);
+        wanted &= ~lanes;
+      }
+    }
+  }
+
+  Bytes shared_bytes(unsigned n_words, unsigned n_of_pass, unsigned n_counters) const {
+    const size_t n_bytes = Shared::n_bytes(n_words, n_of_pass, n_counters);
+    if (n_bytes > 48 * 1024) throw std::runtime_error("more shared memory than a block may have");
+    Bytes bytes(new uint8_t[n_bytes]);
+    std::memset(bytes.get(), 0xA5, n_bytes);
+    return bytes;
+  }
+
+  std::mt19937_64 random_;
+  bool is_shuffled_;
+  unsigned n_blocks_;
+  uint64_t n_free_;
+};
+
+}  // namespace cuda
+}  // namespace athsearch

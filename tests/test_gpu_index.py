@@ -1,0 +1,166 @@
+"""The GPU's index: without a GPU, what it says; with one (`pytest -m gpu`), that it answers as the flat index does.
+
+These tests need NumPy and pytest alone, not conftest.py, so that `make gpu` runs where little else is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from athsearch.codes import Codes
+from athsearch.errors import CudaError, DeviceError
+from athsearch.index import FlatIndex, GpuIndex, gpu, open_index
+from athsearch.types import Mask, Neighbors, Words
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+REASON = gpu.find_gpus().reason
+
+
+def needs_gpu(test: Test) -> Test:
+    """Marks a test for `pytest -m gpu`, and skips it elsewhere."""
+    return pytest.mark.gpu(pytest.mark.skipif(REASON is not None, reason=str(REASON))(test))
+
+
+class StandIn:
+    """The CUDA module on a machine where it is installed and CUDA sees these devices."""
+
+    def __init__(self, n_devices: int) -> None:
+        facts = {"name": "stand-in", "compute_capability": "9.0", "multiprocessors": 132}
+        self.facts = [{**facts, "memory_bytes": 80 * 10**9, "free_bytes": 79 * 10**9}] * n_devices
+
+    def devices(self) -> object:
+        return self.facts, "" if self.facts else "CUDA driver version is insufficient for CUDA runtime version"
+
+    def versions(self) -> tuple[int, int]:
+        return (13_000 if self.facts else 0), 13_020
+
+    class Database:
+        """The flat index in the module's clothes, at most three queries at once."""
+
+        def __init__(self, n_rows: int, n_words: int, device: int) -> None:
+            self.words = np.zeros((0, n_words), np.uint64)
+
+        def append(self, rows: Words) -> None:
+            self.words = np.concatenate([self.words, rows])
+
+        def n_queries_at_once(self, k: int) -> int:
+            return 3
+
+        def top_k(self, queries: Words, k: int, mask: Words | None) -> object:
+            found = self._flat().search(self._codes(queries), k, self._mask(mask), count_ties=True)
+            return (found.offsets, found.ids, found.distances), found.ties
+
+        def within(self, queries: Words, radius: int, mask: Words | None) -> object:
+            found = self._flat().within(self._codes(queries), radius, self._mask(mask))
+            return found.offsets, found.ids, found.distances
+
+        def _flat(self) -> FlatIndex:
+            return FlatIndex(self._codes(self.words))
+
+        def _codes(self, words: Words) -> Codes:
+            return Codes(words, 64 * words.shape[1])
+
+        def _mask(self, words: Words | None) -> Mask | None:
+            return None if words is None else Mask(words, len(self.words))
+
+
+def random_codes(n_codes: int, bits: int, seed: int, flip: float) -> Codes:
+    centres = np.random.default_rng(0).random((5, bits)) < 0.5
+    rng = np.random.default_rng(seed)
+    return Codes.from_bits(centres[rng.integers(0, 5, n_codes)] ^ (rng.random((n_codes, bits)) < flip))
+
+
+def assert_same(found: Neighbors, truth: Neighbors) -> None:
+    for field in ("offsets", "ids", "distances", "ties", "scores"):
+        assert np.array_equal(getattr(found, field), getattr(truth, field)), field
+
+
+def assert_answers_are_the_flat_ones(bits: int, n_codes: int, n_queries: int, flip: float) -> None:
+    rng = np.random.default_rng(bits + n_codes)
+    codes, queries = random_codes(n_codes, bits, 1, flip), random_codes(n_queries, bits, 2, flip)
+    ids = np.cumsum(rng.integers(1, 5, n_codes))
+    segments = [codes[begin:end] for begin, end in pairwise([0, n_codes // 3, n_codes // 3, n_codes])]
+    index, flat = open_index("gpu", segments, ids), FlatIndex(codes, ids)
+    for share in (1.0, 0.5, 0.001, 0.0):
+        mask = None if share == 1 else Mask.from_bools(rng.random(n_codes) < share)
+        for k in (1, 10, 1000, n_codes + 1):
+            assert_same(index.search(queries, k, mask, count_ties=True), flat.search(queries, k, mask, count_ties=True))
+        for radius in (0, bits // 3, bits):
+            assert_same(index.within(queries, radius, mask), flat.within(queries, radius, mask))
+    logits = np.where(queries.to_bits(), rng.random((n_queries, bits)), -1).astype(np.float32)
+    asked = {"logits": logits, "rerank": "asymmetric", "depth": 50}
+    assert_same(index.search(queries, 5, **asked), flat.search(queries, 5, **asked))  # type: ignore[arg-type]
+
+
+def test_without_the_module_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_module", lambda: None)
+    with pytest.raises(DeviceError, match=r"ATH_CUDA=ON pip install .*kind flat searches on the CPU"):
+        open_index("gpu", random_codes(9, 64, 1, 0.5))
+
+
+def test_without_a_gpu_cudas_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_module", lambda: StandIn(0))
+    with pytest.raises(DeviceError, match="CUDA finds no GPU: CUDA driver version is insufficient"):
+        GpuIndex(random_codes(9, 64, 1, 0.5))
+    assert gpu.find_gpus().driver is None
+    monkeypatch.setattr(gpu, "_module", lambda: StandIn(2))
+    with pytest.raises(DeviceError, match="CUDA sees 2 GPUs: there is no GPU 2"):
+        GpuIndex(random_codes(9, 64, 1, 0.5), device=2)
+    assert (gpu.find_gpus().driver, gpu.find_gpus().runtime) == ("13.0", "13.2")
+
+
+@pytest.mark.parametrize("n_queries", [0, 1, 7])
+@pytest.mark.parametrize("n_codes", [0, 5000])
+def test_parts_and_segments_come_together_with_a_stand_in(
+    n_codes: int, n_queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "_module", lambda: StandIn(1))
+    monkeypatch.setattr(gpu, "UPLOADED_ROWS", 999)
+    assert_answers_are_the_flat_ones(128, n_codes, n_queries, 0.2)
+
+
+def test_the_module_is_there_without_a_driver() -> None:
+    cuda = pytest.importorskip("athsearch._cuda", reason="athsearch was built without its CUDA module")
+    found, reason = cuda.devices()
+    assert bool(found) == (reason == "")
+    assert cuda.versions()[1] >= 12_040
+    if not found:
+        with pytest.raises(CudaError, match=r"cuda_device\.cpp:\d+: cuda\w+\(.*\): .+ \(CUDA error \d+\)"):
+            cuda.Database(10, 1, 0)
+
+
+@pytest.mark.parametrize("n_codes", [1, 511, 4097, 200_000])
+@pytest.mark.parametrize("bits", [7, 36, 64, 65, 192, 256, 320, 384, 448, 512, 520])
+@needs_gpu
+def test_answers_are_the_flat_ones(bits: int, n_codes: int) -> None:
+    for n_queries, flip in ((1, 0.0), (3, 0.5), (20, 0.02)):
+        assert_answers_are_the_flat_ones(bits, n_codes, n_queries, flip)
+
+
+@needs_gpu
+def test_a_gpu_that_is_short_of_memory_says_so_and_goes_on() -> None:
+    from athsearch import _cuda
+
+    with pytest.raises(CudaError, match=r"GPU 0 is short of memory: 8000\.\d\d GB more are needed, .* GB are free"):
+        _cuda.Database(10**12, 1, 0)
+    assert_answers_are_the_flat_ones(64, 5000, 4, 0.1)
+
+
+@needs_gpu
+def test_rows_past_2_to_the_31_are_found() -> None:
+    free = gpu.find_gpus().devices[0]["free_bytes"]
+    if free < 24 << 30:
+        pytest.skip(f"needs 24 GiB of free GPU memory, there are {free / 2**30:.0f}")
+    codes = Codes(np.random.default_rng(1).integers(0, 2**64, (1 << 23, 1), np.uint64), 64)
+    index = GpuIndex([codes] * 257)
+    same = [row + copy * len(codes) for copy in range(257) for row in (5, 8_000_000)]
+    found = index.search(codes[np.array([5, 8_000_000])], k=257, count_ties=True)
+    assert found.ids.tolist() == same[::2] + same[1::2]
+    assert found.ids.max() > 2**31
+    assert found.ties is not None
+    assert found.ties.tolist() == [257, 257]
