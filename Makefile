@@ -56,8 +56,8 @@ gpu:
 	ATH_CUDA=ON $(PYTHON) -m pip install --no-build-isolation --no-deps --no-index --target build/gpu .
 	$(PYTHON) $(GPU_TEST)
 	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > build/sanitizer.log 2>&1; then \
-	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '511-65 or 511-520' && \
-	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '511-65'; \
+	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 520-511' && \
+	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511'; \
 	else echo 'compute-sanitizer does not work here:'; tail -n 3 build/sanitizer.log; fi
 	$(PYTHON) benchmarks/bench_gpu_scan.py
 

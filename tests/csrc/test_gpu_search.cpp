@@ -177,11 +177,13 @@ int main() {
     }
   for (const Case& given : cases)
     if (!is_right(given)) return given.print("wrong"), 1;
-  // More rows than there is room for candidates: without ties, with a few codes only, and in the order of the codes.
+  // More rows than there is room for candidates: without ties, with a few codes only, in the order of the codes, and
+  // with the k-th at the end of a range of rows.
   n_repeated = n_narrowed = 0;
   for (const Case& given : {Case{200'000, 2, 3, 64, 0.5, 1, 5, false}, Case{200'000, 5, 100, 20, 0, 1, 6, false},
                             Case{200'000, 1, 90'000, 20, 0, 0.9, 0, false}, Case{150'000, 1, 10, 64, 0.01, 1, 8, true},
-                            Case{150'000, 4, 1, 8, 0, 1, 9, true}, Case{150'000, 4, 10, 64, 0.3, 0.3, 10, true}})
+                            Case{150'000, 4, 1, 8, 0, 1, 9, true}, Case{150'000, 4, 10, 64, 0.3, 0.3, 10, true},
+                            Case{300'000, 1, 512, 64, 0, 1, 11, true}})
     if (!is_right(given)) return given.print("wrong"), 1;
   if (n_repeated == 0 || n_narrowed == 0) return std::puts("no search overflowed: these cases test nothing"), 1;
   return 0;
