@@ -398,7 +398,11 @@ def test_killed_at_any_moment_an_index_run_goes_on(run: Run, images: Path, weigh
 
 
 def test_a_full_disk_loses_nothing(images: Path, archive: Path, weights: Path, tmp_path: Path, run: Run) -> None:
-    before = run("info", archive, "--json").json()
+    def facts() -> dict[str, object]:
+        """Without the bytes: a segment may be there that nobody lists."""
+        return {name: value for name, value in run("info", archive, "--json").json().items() if name != "bytes"}  # type: ignore[attr-defined]
+
+    before = facts()
     for number in range(3000, 3200):
         Image.fromarray(draw_image(number)).save(images / "train" / "a" / f"{number}.png")
     # A limit on the size of files fails the same calls that a full disk does, at every point in turn.
@@ -408,7 +412,7 @@ def test_a_full_disk_loses_nothing(images: Path, archive: Path, weights: Path, t
         statuses.append(outcome.status)
         assert outcome.status == 0 or len(outcome.error()) > 20
         if outcome.status:
-            assert run("info", archive, "--json").json() == before
+            assert facts() == before
     assert statuses[0] == 1
     assert run("index", archive, images, "--json").json()["n_cases"] == 220  # type: ignore[index]
 

@@ -23,16 +23,19 @@ def test_relevance_is_the_share_of_each_place(encoder: Encoder) -> None:
 
 
 def test_what_is_hidden_matters_most_where_relevance_is_high(encoder: Encoder) -> None:
-    square = encoder.squares([draw_image(3)])
-    relevance = encoder.relevance(square)[0]
-    change = np.zeros((4, 4))
-    for row in range(4):
-        for column in range(4):
-            hidden = square.copy()
-            hidden[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 127
-            change[row, column] = np.abs(encoder.logits_of_squares(hidden) - encoder.logits_of_squares(square)).sum()
-    ranks = [np.argsort(np.argsort(values.ravel())) for values in (relevance, change)]
-    assert np.corrcoef(*ranks)[0, 1] > 0
+    correlations = []
+    for seed in range(12):
+        square = encoder.squares([draw_image(seed)])
+        relevance, whole = encoder.relevance(square)[0], encoder.logits_of_squares(square)
+        change = np.zeros((4, 4))
+        for row in range(4):
+            for column in range(4):
+                hidden = square.copy()
+                hidden[0, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 127
+                change[row, column] = np.abs(encoder.logits_of_squares(hidden) - whole).sum()
+        ranks = [np.argsort(np.argsort(values.ravel())) for values in (relevance, change)]
+        correlations.append(np.corrcoef(*ranks)[0, 1])
+    assert np.mean(correlations) > 0.1  # of a network that was never trained: 0.26, and by chance 0 with 0.07
 
 
 def test_overlay_is_warm_where_relevance_is_high_and_grey_elsewhere() -> None:
