@@ -534,3 +534,11 @@ def test_search_by_id_in_100_000_cases_is_quick(tmp_path: Path, encoder: Encoder
     assert run.stdout
     # Half a second is promised on an idle machine; this one may be busy.
     assert wall < 2
+
+
+def test_a_column_without_a_name_is_damage(archive: Archive) -> None:
+    with sqlite3.connect(archive.path / "catalogue.sqlite") as connection:
+        connection.execute("UPDATE record_column SET name = NULL WHERE name = 'age'")
+    connection.close()
+    with pytest.raises(CatalogueError, match="damaged: a record's column has no name"):
+        _ = archive.columns

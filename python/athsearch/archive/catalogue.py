@@ -256,6 +256,8 @@ class Catalogue:
         """What `where` and `exclude_same` may name."""
         with self._errors():
             names = [name for (name,) in self._connection.execute("SELECT name FROM record_column ORDER BY name")]
+        if not all(isinstance(name, str) for name in names):
+            raise CatalogueError(f"{self._path}: damaged: a record's column has no name")
         known = {name.casefold() for name in names}  # until format 2 a record might have a column called study
         return [*(name for name in COLUMNS if name not in known), *names]
 
