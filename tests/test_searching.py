@@ -23,12 +23,12 @@ from athsearch.codes import Codes
 from athsearch.data import Source
 from athsearch.encoder import Encoder
 from athsearch.errors import AthsearchError
-from athsearch.index import INDEXES
+from athsearch.index import INDEXES, gpu
 from conftest import Run, draw_image
 
 BITS = 12  # few, so that distances tie
 N_CASES, N_ALONE = 600, 40
-EXACT = [kind for kind, index in INDEXES.items() if getattr(index, "is_exact", True) and "faiss" not in kind]
+OURS = [kind for kind in INDEXES if "faiss" not in kind and (kind != "gpu" or gpu.find_gpus().reason is None)]
 
 
 def new_case(number: int) -> NewCase:
@@ -75,7 +75,7 @@ def one_of_each(hits: list[Hit], column: str) -> list[Hit]:
 
 
 @pytest.mark.parametrize("column", ["patient", "study", "label", "site", "id", "split"])
-@pytest.mark.parametrize("kind", [None, *EXACT])
+@pytest.mark.parametrize("kind", [None, *OURS])
 def test_one_per_is_the_full_ranking_filtered(archive: Archive, column: str, kind: str | None) -> None:
     for number, where in ((3, None), (78, "age < 50"), (150, "label <> 'b'")):
         ranking = archive.search_case(number, 10_000, where, kind=kind)

@@ -169,7 +169,7 @@ class _Training:
             {"params": [weights for weights in trained if weights.ndim > 1]},
             {"params": [weights for weights in trained if weights.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.best: dict[str, Tensor] = {}
         self.history: list[EpochReport] = []
 
