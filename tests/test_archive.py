@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import shutil
 import sqlite3
@@ -15,11 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from athsearch.archive.archive import Archive
 from athsearch.archive.cases import NewCase
-from athsearch.archive.catalogue import Catalogue
+from athsearch.archive.catalogue import Catalogue, records_to_json, to_json
+from athsearch.archive.pseudonym import PatientKey
+from athsearch.archive.schema import RANGE_BITS
 from athsearch.archive.segment import write_segment
 from athsearch.archive.writing import writing
 from athsearch.codes import Codes
@@ -534,6 +539,33 @@ def test_search_by_id_in_100_000_cases_is_quick(tmp_path: Path, encoder: Encoder
     assert run.stdout
     # Half a second is promised on an idle machine; this one may be busy.
     assert wall < 2
+
+
+def test_a_patient_and_a_study_are_found_in_every_range_of_ids(tmp_path: Path) -> None:
+    n_cases = 3 * (1 << RANGE_BITS) + 5
+    items = tuple(Item(f"{n}.png", patient=f"P{n % 1000}", study=f"S{n % 4000}") for n in range(n_cases))
+    with Archive.create(tmp_path / "archive", bits=8) as archive:
+        codes = Codes(np.zeros((n_cases, 1), np.uint64), 8)
+        archive.add_codes(codes[:5], cases=Source(tmp_path, items[:5]))
+        assert archive._catalogue.ids_sharing("patient", [1]).tolist() == [1]
+        archive.add_codes(codes[5:], cases=Source(tmp_path, items[5:]))
+        key = PatientKey.read(tmp_path / "archive.key")
+        of_patient, of_study = archive._catalogue.ids_of, archive._catalogue.ids_sharing
+        assert of_patient("patient", key.pseudonym("P7")).tolist() == list(range(8, n_cases + 1, 1000))
+        wanted = sorted([*range(1, n_cases + 1, 4000), *range(4000, n_cases + 1, 4000)])
+        assert of_study("study", [1, 4000]).tolist() == wanted
+
+
+@given(
+    st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)))
+)
+def test_records_become_json_all_at_once(records: list[dict[str, str | int | float]]) -> None:
+    assert records_to_json(records) == [to_json(record) for record in records]
+
+
+def test_a_pseudonym_is_an_hmac() -> None:
+    key, text = bytes(range(32)), "patient:Müller^Ada"
+    assert PatientKey(key).pseudonym("Müller^Ada") == hmac.digest(key, text.encode(), "sha256").hex()[:32]
 
 
 def test_a_column_without_a_name_is_damage(archive: Archive) -> None:

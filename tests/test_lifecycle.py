@@ -421,7 +421,10 @@ def test_a_full_disk_leaves_an_archive_that_goes_on(tmp_path: Path, encoder: Enc
             with Archive.open(path, device="cpu") as archive:
                 assert ids_of(archive) == list(range(60, 101))
     with Archive.open(path, device="cpu") as archive:
-        assert archive.compact().n_removed == 59
+        # The largest of these disks was full when the catalogue was to be written anew: all was taken out by then.
+        assert archive.compact().n_removed in (0, 59)
+        content = (path / "catalogue.sqlite").read_bytes()
+        assert [item.source.encode() in content for item in source.items[:100]] == [False] * 59 + [True] * 41
         report = archive.add(source)
         assert (report.n_added, report.n_present, report.n_deleted) == (50, 41, 59)
         assert ids_of(archive) == list(range(60, 151))

@@ -17,13 +17,13 @@ from athsearch.archive.archive import Archive
 from athsearch.archive.cases import Case
 from athsearch.archive.catalogue import Catalogue
 from athsearch.archive.salvage import Problem
+from athsearch.archive.schema import PAGE_BYTES
 from athsearch.archive.verifying import verify
 from athsearch.codes import Codes
 from athsearch.data import Item, Source
 from athsearch.encoder import Encoder
 from athsearch.errors import AthsearchError, FormatVersion
 
-PAGE = 4096
 GOLDEN = Path(__file__).parent / "golden"
 ITEMS = tuple(
     Item(f"{n:03d}.png", "ab"[n % 2], f"P{n // 4}", None, {"age": n, "note": "x" * 20}, f"S{n // 2}") for n in range(60)
@@ -50,11 +50,11 @@ def dead_bytes(path: Path) -> np.ndarray:
     with sqlite3.connect(path) as connection:
         (number,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'kept_index'").fetchone()
     connection.close()
-    catalogue, kept_index = path.read_bytes(), (number - 1) * PAGE
+    catalogue, kept_index = path.read_bytes(), (number - 1) * PAGE_BYTES
     dead = np.zeros(len(catalogue), np.bool_)
     for begin, end in ((24, 28), (40, 44), (92, 100)):  # change counter, schema cookie, version that last wrote
         dead[begin:end] = True
-    for page in range(0, len(catalogue), PAGE):
+    for page in range(0, len(catalogue), PAGE_BYTES):
         header = page + (100 if page == 0 else 0)
         first_block, n_cells, content = (
             int.from_bytes(catalogue[header + at : header + at + 2], "big") for at in (1, 3, 5)
@@ -200,7 +200,7 @@ def test_repair_returns_exactly_the_sound_cases(archive: Path, tmp_path: Path) -
     rng = np.random.default_rng(3)
     catalogue = (archive / "catalogue.sqlite").read_bytes()
     alive = np.flatnonzero(~dead_bytes(archive / "catalogue.sqlite"))
-    alive = alive[alive >= PAGE]
+    alive = alive[alive >= PAGE_BYTES]
     ids, n_repaired, n_partly = stored_ids(archive), 0, 0
     for _ in range(40):
         flip(archive / "catalogue.sqlite", catalogue, int(rng.choice(alive)), int(rng.integers(8)))

@@ -23,8 +23,7 @@ def record_name(column: str) -> str:
     return f"record_{column}" if column.casefold() in taken else column
 
 
-@dataclass(frozen=True)
-class NewCase:
+class NewCase(NamedTuple):
     """A case to be added. content: SHA-256 of the image's bytes. patient, study: pseudonyms. stamp: of its file, see
     `Source.stamp`.
     """
@@ -34,7 +33,7 @@ class NewCase:
     label: str | None = None
     patient: str | None = None
     split: str | None = None
-    record: Mapping[str, Value] = field(default_factory=dict)
+    record: Mapping[str, Value] = MappingProxyType({})
     study: str | None = None
     stamp: str | None = None
 

@@ -19,19 +19,28 @@ from ..errors import CatalogueError, FormatVersion
 from ..files import sha256_of
 from ..types import Ids
 from .cases import COLUMNS, Case, NewCase, Value
-from .checks import PART_ROWS, insert, note_schema, seal, watch
+from .checks import insert, note_schema, seal, watch
 from .kept_index import KeptIndex
-from .schema import FORMAT, SCHEMA, UPGRADES
+from .schema import FORMAT, INDEXED_BY_RANGE, PAGE_BYTES, RANGE_BITS, RANGES, SCHEMA, UPGRADES
 from .segment import Segment
 from .where import Parameters, record_value, select_ids, value_of
 
 BUSY_TIMEOUT_S = 30
 WEIGHTS = "weights.safetensors"  # beside the catalogue
-WRITER_CACHE_BYTES = 64 << 20
+CACHE_BYTES = 64 << 20  # for who writes, and for who reads everything
+INSERTED_AT_ONCE = 256  # rows: so few stay in the processor's cache on their way, and the garbage collector rests
 
 
 # Not escaped: SQLite compares a path's key with the bytes that stand here.
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_to_lines = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",\n", ": ")).encode
+
+
+def records_to_json(records: Sequence[Mapping[str, Value]]) -> list[str]:
+    """`to_json` of each, all in one call, which is three times as fast: JSON's own text has no line breaks."""
+    between = "},\n{"
+    texts = _to_lines([dict(record) for record in records])[2:-2].split(between) if records else []
+    return ["{" + text.replace("\n", " ") + "}" for text in texts]
 
 
 class Catalogue:
@@ -58,7 +67,8 @@ class Catalogue:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             # Without a journal: there is nothing to go back to, and the folder is not an archive before it is renamed.
-            connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL; BEGIN; {SCHEMA}")
+            pragmas = f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL"
+            connection.executescript(f"{pragmas}; BEGIN; {SCHEMA}")
             connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
             note_schema(connection)
             seal(connection)
@@ -86,7 +96,7 @@ class Catalogue:
         # then bring the journal back, and with it the archive as it was before a commit that was told to be done.
         connection.execute("PRAGMA synchronous = EXTRA" if writable else "PRAGMA query_only = ON")
         if writable:  # pseudonyms fall anywhere into their index: pages that do not fit are written more than once
-            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_BYTES >> 10}")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
         connection.execute("PRAGMA recursive_triggers = ON")  # a row that is replaced counts as removed
         return connection
 
@@ -200,7 +210,7 @@ class Catalogue:
         if column == "id":  # of any case or code, and there need be none
             return np.array([value], np.int64)
         self._check_columns([column])
-        return self._ids(f"SELECT id FROM cases WHERE {self._value_of(column)} = ? ORDER BY id", value)
+        return self._ids(f"SELECT id FROM {self._cases_with(column)} = ? ORDER BY id", value)
 
     def value_by_id(self, column: str, ids: Sequence[int]) -> dict[int, Value]:
         """The value in a column of those of some cases that have one. Raises ValueError for an unknown column."""
@@ -214,9 +224,9 @@ class Catalogue:
         """int64, ascending: cases, deleted ones too, that have the value of one of these in a column."""
         self._check_columns([column])
         value = self._value_of(column)
-        values = f"SELECT {value} FROM cases WHERE id IN (SELECT value FROM json_each(?))"
+        values = f"SELECT {value} FROM cases WHERE id IN (SELECT value FROM json_each(?)) AND {value} IS NOT NULL"
         # One text instead of a tuple for each: a label's cases may be half of all.
-        statement = f"SELECT group_concat(id) FROM cases WHERE {value} IN ({values}) AND {value} IS NOT NULL"
+        statement = f"SELECT group_concat(id) FROM {self._cases_with(column)} IN ({values})"
         with self._errors():
             text = self._connection.execute(statement, [json.dumps(list(ids))]).fetchone()[0]
         return np.sort(np.fromstring(text, np.int64, sep=",")) if text else np.empty(0, np.int64)
@@ -263,6 +273,12 @@ class Catalogue:
 
     def _value_of(self, column: str) -> str:
         return record_value(column) if column == "study" and self._format() < 3 else value_of(column)
+
+    def _cases_with(self, column: str) -> str:
+        """The SQL that a test of the column's value may follow, for the tables that it is a test of."""
+        if column in INDEXED_BY_RANGE and self._format() > 2:
+            return f"{RANGES} CROSS JOIN cases ON id >> {RANGE_BITS} = id_range AND {column}"
+        return f"cases WHERE {self._value_of(column)}"
 
     def _own_study(self) -> str:
         return "study" if self._format() > 2 else "NULL"
@@ -342,13 +358,14 @@ class Catalogue:
             number = self.root_number(root)
             self.list_segment(segment)
             numbered = enumerate(cases, segment.first_id)
-            while part := list(islice(numbered, PART_ROWS)):
+            while part := list(islice(numbered, INSERTED_AT_ONCE)):
+                records = records_to_json([case.record for _, case in part])
                 rows: list[tuple[Any, ...]] = [
                     (
                         *(id, number, case.source, case.content, case.label, case.patient, case.study, case.split),
-                        *(to_json(dict(case.record)) if case.record else "{}", 0, None, case.stamp),
+                        *(record, 0, None, case.stamp),
                     )
-                    for id, case in part
+                    for (id, case), record in zip(part, records, strict=True)
                 ]
                 insert(self._connection, "cases", rows)
                 self._name_columns(case for _, case in part)

@@ -58,7 +58,8 @@ class Contents:
 
 
 def read_contents(path: Path, each_part: Callable[[list[tuple[Any, ...]]], None]) -> Contents:
-    """All of the catalogue of the archive at `path`. each_part: given the sound rows of `cases`, some at a time.
+    """All of the catalogue of the archive at `path`. each_part: given the sound rows of `cases` as
+    (rowid, check, *columns), some at a time.
 
     Raises CatalogueError where SQLite can read nothing of it, FormatVersion where a newer version wrote it.
     """
@@ -82,7 +83,7 @@ def read_contents(path: Path, each_part: Callable[[list[tuple[Any, ...]]], None]
                 lost = {problem.row for problem in reader.problems}
                 contents.problems += coverage.problems(reader.n_unread + len(lost))
             else:
-                contents.rows[table] = [row for part in reader.parts() for row in part]
+                contents.rows[table] = [(row[0], *row[2:]) for part in reader.parts() for row in part]
                 if table == "segment":
                     contents.segments = _segments(contents)
             contents.n_rows += 0 if format in NO_CHECKS else reader.n_rows

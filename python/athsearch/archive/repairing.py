@@ -54,7 +54,7 @@ def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None =
     if not (path / CATALOGUE).is_file():
         raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
     cases: dict[int, tuple[Any, ...]] = {}
-    contents = read_contents(path, lambda part: cases.update((row[0], row[1:]) for row in part))
+    contents = read_contents(path, lambda part: cases.update((row[0], row[2:]) for row in part))
     problems = contents.problems
     properties = contents.properties
     if not properties.get("bits", "").isdigit() or "model_id" not in properties:

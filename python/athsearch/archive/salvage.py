@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CatalogueError, FormatVersion
-from .catalogue import BUSY_TIMEOUT_S
-from .checks import PART_ROWS, row_checks
+from .catalogue import BUSY_TIMEOUT_S, CACHE_BYTES
+from .checks import PART_ROWS, find_misfits, row_checks
 from .schema import FORMAT, TABLES, UPGRADES
 
 CATALOGUE = "catalogue.sqlite"
@@ -49,6 +49,7 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
     )  # fmt: skip
     try:
         try:
+            connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
             connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
             format = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -66,7 +67,8 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
 
 
 class TableReader:
-    """One table's rows in parts: (rowid, *the columns of TABLES) of those that fit their checks; problems: the rest.
+    """One table's rows in parts: (rowid, check, *the columns of TABLES) of those that fit their checks; problems: the
+    rest.
 
     n_rows: how many could be read. stated_total, taken_total: the sums of the checks that stand in them and of those
     that would fit them. In formats without checks every row that can be read is sound; later columns are None.
@@ -159,20 +161,17 @@ class TableReader:
     def _checked(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         self.n_rows += len(rows)
         if not self._has_checks:
-            return [(row[0], *row[2:]) for row in rows if self._is_text(row)]
-        try:
-            checks: list[int | None] = list(row_checks(self._table, rows, first=2))
-        except UnicodeEncodeError:
-            checks = [self._check(row) for row in rows]
-        self.taken_total += sum(check or 0 for check in checks)
-        self.stated_total += sum(row[1] for row in rows if isinstance(row[1], int))
-        sound = []
-        for row, check in zip(rows, checks, strict=True):
-            if row[1] == check:
-                sound.append((row[0], *row[2:]))
-            else:
-                self._refuse(row[0], "is not what was written: its check does not fit")
-        return sound
+            return [row for row in rows if self._is_text(row)]
+        misfits, total = find_misfits(self._table, rows)
+        self.taken_total += total
+        self.stated_total += total
+        for place in misfits:
+            row = rows[place]
+            self.taken_total += self._check(row) or 0
+            self.stated_total += row[1] if isinstance(row[1], int) else 0
+            self._refuse(row[0], "is not what was written: its check does not fit")
+        wrong = set(misfits)
+        return [row for place, row in enumerate(rows) if place not in wrong] if wrong else rows
 
     def _is_text(self, row: tuple[Any, ...]) -> bool:
         if self._check(row) is None:
