@@ -51,6 +51,33 @@ def test_a_square_of_the_right_size_is_not_changed() -> None:
     assert np.array_equal(Preprocessing(size=64).square(SLOPE), SLOPE.repeat(3, axis=2))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_standardised_levels_forget_exposure_and_contrast(channels: int) -> None:
+    standardised = Preprocessing(size=64, levels="standardised").square
+    pixels = np.random.default_rng(0).normal(100, 15, (64, 32, channels)).clip(60, 140).astype(np.uint8)
+    square = standardised(pixels)
+    image = square[:, 16:48].astype(np.float64)
+    assert not square[:, :16].any()
+    assert abs(image.mean() - 127.5) < 0.5
+    assert abs(image.std() - 50) < 0.5
+    other = standardised((pixels.astype(np.int64) * 3 // 2 + 7).astype(np.uint8))
+    assert np.abs(other.astype(np.int64) - square).max() <= 2  # the other's values were rounded down
+    assert (standardised(np.full((64, 64, channels), 9, np.uint8)) == 128).all()
+
+
+def test_standardised_levels_go_to_the_weights_file_and_stored_ones_need_not() -> None:
+    preprocessing = Preprocessing(64, levels="standardised")
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    assert "levels" not in Preprocessing(64).to_dict()
+
+
+def test_standardised_levels_keep_colours_apart() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, :, 0], pixels[:32, :, 1] = 200, 100
+    square = Preprocessing(size=64, levels="standardised").square(pixels)
+    assert square[0, 0, 0] > square[0, 0, 1] > square[0, 0, 2] == square[40, 0, 1]
+
+
 def test_shrinking_averages_over_all_pixels() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), 256).reshape(1, 512, 1).repeat(512, axis=0)
     inner = Preprocessing(size=64).square(stripes)[:, 1:-1]
@@ -122,6 +149,7 @@ def test_other_arrays_are_refused_with_what_came(pixels: AnyArray, error: type[E
         ({"mean": (1.0, 2.0, float("inf"))}, ValueError),
         ({"mean": ("a", "b", "c")}, ValueError),
         ({"mirrors": True}, ValueError),
+        ({"levels": "equalised"}, ValueError),
         ({"colour": 1}, TypeError),
     ],
 )

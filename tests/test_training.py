@@ -244,6 +244,19 @@ def test_a_network_of_ones_own_is_trained_and_encodes_on_the_cpu(folder: Path, m
     assert np.allclose(encoder.logits(images), known.logits(images), atol=1e-3)
 
 
+def test_levels_are_standardised_where_all_images_are_grey(folder: Path) -> None:
+    settings = dataclasses.replace(SMALL["default"], epochs=1)
+    coloured = train(open_source(folder), settings, device="cpu")
+    assert coloured.description.preprocessing.levels == "stored"
+    for path in folder.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    source = open_source(folder)
+    grey = train(source, settings, device="cpu")
+    assert grey.description.preprocessing.levels == "standardised"
+    assert grey.squares(source.split("train") if source.splits else source).std() == pytest.approx(50, abs=2)
+    assert train(source, dataclasses.replace(SMALL["paper"], epochs=1)).description.preprocessing.levels == "stored"
+
+
 def test_the_paper_recipe_is_the_papers() -> None:
     settings = recipe_settings("paper")
     preprocessing = settings.preprocessing()

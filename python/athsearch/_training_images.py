@@ -23,6 +23,7 @@ from .types import Square
 MEMORY_BYTES = 2 << 30  # decoded images beyond this go to a temporary file that the system pages in and out
 N_AHEAD = 64  # images decoded ahead
 UNREADABLE_SHARE = 0.05
+N_LOOKED_AT = 64  # images that tell whether a source is grey
 
 
 def divide(source: Source, validation: Source | None, settings: TrainingSettings) -> tuple[Source, Source | None]:
@@ -80,6 +81,18 @@ def check_classes(labels: list[str], where: str) -> None:
     rarest = min(counts, key=lambda name: (counts[name], name))
     if counts[rarest] < 2:
         raise SourceError(f"{where}: class {rarest!r} has one image; training needs two or more of every class")
+
+
+def look_grey(source: Source) -> bool:
+    """Whether no image has colour, as some of them tell, evenly spread over the source."""
+    for row in sorted({round(row) for row in np.linspace(0, len(source) - 1, N_LOOKED_AT)}):
+        try:
+            pixels = source.pixels(source.items[row])
+        except ImageError:
+            continue
+        if (pixels != pixels[..., :1]).any():
+            return False
+    return True
 
 
 @dataclass(frozen=True)

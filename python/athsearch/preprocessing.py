@@ -29,6 +29,9 @@ class Preprocessing:
     mean, std: per channel, of values in 0..255, in the order of `channels`: out = (value - mean) / std.
     draft: whether large JPEGs are decoded at a half, a quarter or an eighth of their size, quickly, as long as no side
     gets shorter than one and a half times `size`.
+    levels: "stored" takes an image's values as they are. "standardised" moves and stretches all of its values alike, so
+    that their mean is 127.5 and their standard deviation 50 (before rounding and cutting off at 0 and 255): the grey
+    levels of a radiograph tell of exposure and window before they tell of the patient.
     mirrors: an image's logits are means over itself and its mirror images: "none", "horizontal" (left for right) or
     "both" (upside down too: four images, four times the work).
     """
@@ -40,6 +43,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (63.75, 63.75, 63.75)
     draft: bool = True
     mirrors: str = "none"
+    levels: str = "stored"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int:
@@ -56,6 +60,8 @@ class Preprocessing:
             raise TypeError(f"draft must be a bool, got {self.draft!r}")
         if self.mirrors not in ("none", "horizontal", "both"):
             raise ValueError(f"mirrors must be 'none', 'horizontal' or 'both', got {self.mirrors!r}")
+        if self.levels not in ("stored", "standardised"):
+            raise ValueError(f"levels must be 'stored' or 'standardised', got {self.levels!r}")
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         usable = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, self.mean + self.std))
@@ -93,6 +99,8 @@ class Preprocessing:
         out = np.zeros((self.size, self.size, 3), np.uint8)
         top, left = (self.size - height_to) // 2, (self.size - width_to) // 2
         resized = np.asarray(image)
+        if self.levels == "standardised":
+            resized = _standardised(resized)
         out[top : top + height_to, left : left + width_to] = resized[..., None] if resized.ndim == 2 else resized
         return out
 
@@ -122,13 +130,28 @@ class Preprocessing:
         return batch.reshape(batch.shape[1:])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the weights file. `mirrors` only where there are some: older models keep their identity."""
+        """Plain values, for the weights file. What older models did not have only where it changes something: they keep
+        their identity.
+        """
         values = asdict(self)
-        if self.mirrors == "none":
-            del values["mirrors"]
+        for name, without in (("mirrors", "none"), ("levels", "stored")):
+            if values[name] == without:
+                del values[name]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`. Raises TypeError or ValueError on unknown or unusable values."""
         return cls(**values)
+
+
+def _standardised(image: Square) -> Square:
+    """See `Preprocessing.levels`. By whole numbers up to the last step, so that every machine makes the same bytes."""
+    counts, values = np.bincount(image.reshape(-1), minlength=256), np.arange(256)
+    n, total, total_squares = (int((counts * values**power).sum()) for power in (0, 1, 2))
+    variance = n * total_squares - total * total  # times n^2
+    if variance == 0:
+        return np.full_like(image, 128)
+    scaled = 127.5 + 50 * (n * values - total) / math.sqrt(variance)
+    table: Square = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return table[image]

@@ -18,6 +18,7 @@ class TrainingSettings:
     network, loss: names in model.network.NETWORKS and model.losses.LOSSES. bits: code length.
     size: side of the network's input in pixels. batch: images a step, or triplets for a loss on triplets.
     scaling: "centred" (RGB, aspect ratio kept, about -2..2) or "raw" (BGR, stretched, 0..255).
+    levels: "stored", "standardised" (see `Preprocessing`) or "auto": standardised where all images are grey.
     lr, schedule: Adam's rate, "constant" or "cosine" (with a short rise before). weight_decay: decoupled.
     average: decay of the running mean of weights, which is what is kept; 0 keeps the weights themselves.
     flips: "auto" (both ways, but for grey images, radiographs most likely, left to right only), "both", "horizontal"
@@ -31,6 +32,7 @@ class TrainingSettings:
     network: str
     loss: str
     scaling: str
+    levels: str
     bits: int
     size: int
     epochs: int
@@ -47,6 +49,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name, known in (
             ("scaling", ("centred", "raw")),
+            ("levels", ("auto", "stored", "standardised")),
             ("schedule", ("constant", "cosine")),
             ("flips", ("auto", "both", "horizontal", "none")),
         ):
@@ -68,7 +71,7 @@ class TrainingSettings:
         self.preprocessing()
 
     def preprocessing(self) -> Preprocessing:
-        """How images become the network's input, but for the mirror images, which may depend on the images."""
+        """How images become the network's input, but for what may depend on the images: levels and mirror images."""
         if self.scaling == "raw":
             return Preprocessing(self.size, "stretch", "BGR", draft=False, mean=(0, 0, 0), std=(1, 1, 1))
         return Preprocessing(self.size)
@@ -81,6 +84,7 @@ RECIPES: dict[str, TrainingSettings] = {
         network="ath-s",
         loss="triplet-class",
         scaling="raw",
+        levels="stored",
         bits=36,
         size=256,
         epochs=50,
@@ -98,6 +102,7 @@ RECIPES: dict[str, TrainingSettings] = {
         network="ath-l",
         loss="centre-triplet",
         scaling="centred",
+        levels="auto",
         bits=32,
         size=96,
         epochs=25,

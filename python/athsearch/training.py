@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ._training_batches import Rows, augment, draw_triplets, is_grey, tempered_batches
-from ._training_images import Pictures, check_classes, divide, read_pictures
+from ._training_images import Pictures, check_classes, divide, look_grey, read_pictures
 from ._training_run import RunFolder, State, flatten_optimiser, restore_optimiser
 from .codes import Codes
 from .data import Source
@@ -29,6 +29,7 @@ from .model.checkpoint import ModelDescription, tensors_of
 from .model.losses import LOSSES
 from .model.network import NETWORKS, Output
 from .plots import training_curves
+from .preprocessing import Preprocessing
 from .recipes import RECIPES, TrainingSettings, recipe_settings
 from .types import Square
 
@@ -109,6 +110,10 @@ def train(
         if run.is_finished():
             return Encoder.load(run.weights, device)
 
+    levels = settings.levels
+    if levels == "auto":
+        levels = "standardised" if look_grey(training_items) else "stored"
+    preprocessing = dataclasses.replace(settings.preprocessing(), levels=levels)
     n_read, n_images = 0, len(training_items) + (len(validation_items) if validation_items else 0)
 
     def on_read() -> None:
@@ -118,19 +123,24 @@ def train(
             on_step(StepReport(0, settings.epochs, n_read, n_images, None))
 
     def read(part: Source) -> Pictures:
-        return read_pictures(part, settings.preprocessing(), on_read, on_unreadable or (lambda error: None))
+        return read_pictures(part, preprocessing, on_read, on_unreadable or (lambda error: None))
 
     pictures = read(training_items)
     held_out = read(validation_items) if validation_items else None
     check_classes(pictures.labels, f"{source.root}, without the images that cannot be used")
-    return _Training(pictures, held_out, settings, device).run(run, progress, on_step)
+    return _Training(pictures, held_out, preprocessing, settings, device).run(run, progress, on_step)
 
 
 class _Training:
     """One run: its network, its averaged weights, its optimiser, and how they change from epoch to epoch."""
 
     def __init__(
-        self, pictures: Pictures, validation: Pictures | None, settings: TrainingSettings, device: str
+        self,
+        pictures: Pictures,
+        validation: Pictures | None,
+        preprocessing: Preprocessing,
+        settings: TrainingSettings,
+        device: str,
     ) -> None:
         self.settings = settings
         self.squares = pictures.squares
@@ -144,7 +154,7 @@ class _Training:
         self.grey = is_grey(self.squares)
         if self.flips == "auto":
             self.flips = "horizontal" if self.grey else "both"
-        self.preprocessing = dataclasses.replace(settings.preprocessing(), mirrors=self.flips)
+        self.preprocessing = dataclasses.replace(preprocessing, mirrors=self.flips)
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
