@@ -67,6 +67,8 @@ def test_a_patient_belongs_to_who_numbered_him(tmp_path: Path) -> None:
     assert patient_of(put(tmp_path / "d.dcm", 0, 3, PatientID="Müller", SpecificCharacterSet="ISO_IR 192")) == "Müller"
     assert patient_of(f"{tmp_path}/d.dcm#frame=2") == "Müller"
     assert patient_of(tmp_path / "gone.dcm") is None
+    report = put(tmp_path / "e.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Rows=None, Columns=None)
+    assert patient_of(report) is None
 
 
 def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
