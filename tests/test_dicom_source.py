@@ -12,7 +12,7 @@ from pydicom.fileset import FileSet
 from athsearch.archive.archive import Archive
 from athsearch.codes import Codes
 from athsearch.data import Item, Source, open_source, patient_of
-from athsearch.data import dicom as headers
+from athsearch.data import frames as in_frames
 from athsearch.encoder import Encoder
 from athsearch.errors import SourceError, UnsupportedImage
 from conftest import Run, draw_image
@@ -67,6 +67,8 @@ def test_a_patient_belongs_to_who_numbered_him(tmp_path: Path) -> None:
     assert patient_of(put(tmp_path / "d.dcm", 0, 3, PatientID="Müller", SpecificCharacterSet="ISO_IR 192")) == "Müller"
     assert patient_of(f"{tmp_path}/d.dcm#frame=2") == "Müller"
     assert patient_of(tmp_path / "gone.dcm") is None
+    report = put(tmp_path / "e.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Rows=None, Columns=None)
+    assert patient_of(report) is None
 
 
 def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
@@ -89,14 +91,16 @@ def test_a_folder_named_like_the_patient_is_no_class(tmp_path: Path, folder: str
 
 def test_frames_are_items(tmp_path: Path) -> None:
     put(tmp_path / "film.dcm", 3, 4)
-    put(tmp_path / "long", 0, headers.MAX_FRAMES + 1, Rows=8, Columns=8)
+    put(tmp_path / "long", 0, in_frames.MAX_FRAMES + 1, Rows=8, Columns=8)
     source = open_source(tmp_path)
     assert [item.source for item in source.items] == [*(f"film.dcm#frame={number}" for number in (1, 2, 3, 4)), "long"]
     assert np.array_equal(source.pixels(source.items[2])[..., 0], np.roll(draw_image(3)[..., 0], 14, axis=0))
     assert len({source.read(item)[0] for item in source.items[:4]}) == 4
     with pytest.raises(UnsupportedImage, match=r"holds 1,001.*--frames middle"):
         source.read(source.items[4])
-    chosen = {frames: [item.source for item in open_source(tmp_path, frames=frames).items] for frames in headers.FRAMES}
+    chosen = {
+        frames: [item.source for item in open_source(tmp_path, frames=frames).items] for frames in in_frames.FRAMES
+    }
     assert chosen["middle"] == ["film.dcm#frame=2", "long#frame=501"]
     assert chosen["first"] == ["film.dcm#frame=1", "long#frame=1"]
     with pytest.raises(ValueError, match="all, middle, first"):

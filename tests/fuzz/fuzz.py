@@ -29,10 +29,11 @@ SHARES = {  # per cent of the inputs; some take longer than others
     "bmp": 6,
     "tiff": 10,
     "dicom": 12,
+    "nifti": 6,
     "segment": 14,
     "catalogue": 8,
     "manifest": 12,
-    "where": 18,
+    "where": 12,
 }
 DEAD_S = 60  # without a new input
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import imagecodecs
+import nibabel
 import numpy as np
 from edits import with_png_checksums
 from PIL import Image
@@ -96,7 +98,35 @@ def tiff(folder: Path) -> Target:
     """TIFF files of several modes and compressions."""
     compressions = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
     seeds = [encoded("RGB", "TIFF", compression=compression) for compression in compressions]
-    return pictures(".tif", [*seeds, *(encoded(mode, "TIFF") for mode in ("1", "L", "P", "I;16", "CMYK"))])
+    pages = encoded("L", "TIFF", save_all=True, append_images=[drawn("RGB"), drawn("I;16")])
+    seeds += [encoded(mode, "TIFF") for mode in ("1", "L", "P", "I;16", "CMYK")]
+    return Target([*seeds, pages], lambda content: every_frame(content, "image.tif"), ImageError)
+
+
+def nifti(folder: Path) -> Target:
+    """NIfTI volumes of both versions, plain and compressed."""
+    voxels = np.stack([np.asarray(drawn("L"))] * 3, axis=-1)
+    turned = np.array([[0, 1, 0, 1], [-1, 0, 0, 2], [0, 0, -3, 3], [0, 0, 0, 1]])
+    stood = np.array([[0, 1, 0, 1], [0, 0, 1, 2], [3, 0, 0, 3], [0, 0, 0, 1]])
+    plain = [
+        nibabel.Nifti1Image(voxels, np.eye(4)),
+        nibabel.Nifti1Image(voxels.astype(np.int16) * -9, turned),
+        nibabel.Nifti2Image(np.moveaxis(voxels, 2, 0).astype(np.float32), stood),
+    ]
+    seeds = [image.to_bytes() for image in plain]
+    return Target([*seeds, gzip.compress(seeds[1])], lambda content: every_frame(content, "image.nii"), ImageError)
+
+
+def every_frame(content: bytes, name: str) -> None:
+    """Reads the first frames of a file. Raises the last error among them."""
+    error = None
+    for number in range(1, min(3, images.open_image(content, name).n_frames) + 1):
+        try:
+            images.read(content, f"{name}#frame={number}")
+        except ImageError as caught:
+            error = caught
+    if error is not None:
+        raise error
 
 
 def dicom(folder: Path) -> Target:
@@ -225,6 +255,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "bmp": bmp,
     "tiff": tiff,
     "dicom": dicom,
+    "nifti": nifti,
     "segment": segment,
     "catalogue": catalogue,
     "manifest": manifest,

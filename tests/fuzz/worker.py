@@ -143,18 +143,15 @@ def _atheris(feeder: Feeder, folder: Path, seed: int, n_inputs: int) -> None:
 
 
 def _functions() -> list[Any]:
-    """Those of the readers: of our package, Pillow and pydicom, as far as they are loaded."""
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in ("athsearch", "PIL", "pydicom")]
+    """Those of the readers: of our package, Pillow, pydicom and nibabel, as far as they are loaded."""
+    packages = ("athsearch", "PIL", "pydicom", "nibabel")
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in packages]
     found: dict[int, Any] = {}
     for module in modules:
         for thing in list(vars(module).values()):
             for part in [thing, *(vars(thing).values() if inspect.isclass(thing) else ())]:
                 function = getattr(part, "__func__", getattr(part, "fget", part))  # of a method or property
-                if inspect.isfunction(function) and function.__module__.split(".")[0] in (
-                    "athsearch",
-                    "PIL",
-                    "pydicom",
-                ):
+                if inspect.isfunction(function) and function.__module__.split(".")[0] in packages:
                     found[id(function)] = function
     return list(found.values())
 

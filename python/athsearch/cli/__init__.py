@@ -16,7 +16,14 @@ _COMMANDS = (
     *("audit", "bench", "device"),
 )
 # Package -> what to install for it.
-_EXTRA = {"torch": "train", "matplotlib": "train", "faiss": "faiss", "pyarrow": "parquet", "pydicom": "dicom"}
+_EXTRA = {
+    "torch": "train",
+    "matplotlib": "train",
+    "faiss": "faiss",
+    "pyarrow": "parquet",
+    "pydicom": "dicom",
+    "nibabel": "nifti",
+}
 
 
 class _Commands(click.Group):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..data import SPLITS, Source, open_source
-from ..data.dicom import FRAMES
+from ..data.frames import FRAMES
 from ..errors import AthsearchError
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ def source_options(command: Command, is_required: bool = True) -> Command:
         click.option("--label-column", metavar="NAME", help="Manifest column of the labels.  [default: label]"),
         click.option("--patient-column", metavar="NAME", help="Manifest column of the patients.  [default: patient]"),
         click.option("--split-column", metavar="NAME", help="Manifest column of the splits.  [default: split]"),
-        click.option("--frames", type=click.Choice(FRAMES), help="Of each DICOM file with several.  [default: all]"),
+        click.option(
+            "--frames",
+            type=click.Choice(FRAMES),
+            help="Of each file with several: frames of DICOM, pages of TIFF, slices of NIfTI.  [default: all]",
+        ),
         click.option(
             "--allow-burned-in",
             is_flag=True,

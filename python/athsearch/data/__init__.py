@@ -1,4 +1,4 @@
-"""Labelled sources of images: folders, CSV manifests, MedMNIST npz, DICOM; splits keep a patient on one side."""
+"""Labelled sources of images: folders, CSV manifests, MedMNIST npz, DICOM, NIfTI; splits keep a patient on one side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .. import images
 from ..errors import SourceError
 from ..images import split_frame
 from . import dicom, folder, manifest, npz
+from . import frames as in_frames
 from .dicom import patient_of
 from .source import SPLITS, Item, Source, Value, file_of, locate, read_image, read_pixels
 
@@ -54,11 +55,14 @@ def open_source(
 
     DICOM: files named .dcm, .dicom or .ima, and those without suffix that begin as DICOM files do. Their headers are
     read: patient (with the issuer of his number, if named) and study where a manifest names none, and the number of
-    frames: each is an item of its own, as in "file.dcm#frame=3". frames: "all", up to MAX_FRAMES a file, or "middle" or
-    "first" of each file. fields: names of `data.dicom.FIELDS` to keep in the record, none by default. Images that may
+    frames. fields: names of `data.dicom.FIELDS` to keep in the record, none by default. Images that may
     show the patient's name (Burned In Annotation is YES, or not said for ultrasound and secondary captures) are
     refused when read, unless allow_burned_in. A label that is the patient's number or name is none. Archives keep the
     file's name under their key, unless clear_names. progress: called with (done, all) now and then.
+
+    Several images a file: each frame of DICOM, page of TIFF and axial slice of NIfTI (.nii, .nii.gz) is an item of its
+    own, as in "file.dcm#frame=3", counted from 1, if there are two or more. frames: "all", up to MAX_FRAMES of
+    `data.frames` a file, or "middle" or "first" of each file.
 
     patient_pattern: a regular expression, searched in an item's whole source. Its group named "patient", or else its
     first group, is the patient of items whose manifest names none; where it does not match, there is none.
@@ -67,8 +71,8 @@ def open_source(
     not a regular expression with a group, a field may not be stored or `frames` is none of the three.
     """
     fields = dicom.checked_fields(fields)
-    if frames not in dicom.FRAMES:
-        raise ValueError(f"frames must be one of {', '.join(dicom.FRAMES)}, got {frames!r}")
+    if frames not in in_frames.FRAMES:
+        raise ValueError(f"frames must be one of {', '.join(in_frames.FRAMES)}, got {frames!r}")
     if not os.fspath(path):
         raise SourceError("the source's path is empty")
     find_patient = patient_finder(patient_pattern)
@@ -88,7 +92,7 @@ def open_source(
         source = Source(whole.parent, (Item(whole.name),))
     else:
         raise SourceError(f"{whole}: not a folder, a .csv or .tsv manifest, a MedMNIST .npz, a DICOMDIR or an image")
-    source = dicom.described(source, fields, frames, allow_burned_in, clear_names, progress)
+    source = in_frames.described(source, fields, frames, allow_burned_in, clear_names, progress)
     if find_patient is None:
         return source
     found = (item if item.patient else replace(item, patient=find_patient(item.source)) for item in source.items)

@@ -1,31 +1,18 @@
-"""What the headers of DICOM files tell of a source's items: patient, study, frames, and fields asked for by name.
+"""What the headers of DICOM files tell of a source's items: patient, study, and fields asked for by name.
 
 Nothing else of a header is kept. A header that cannot be read changes nothing: reading the image will tell why.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import images
 from ..errors import ImageError, SourceError
-from ..parallel import map_ahead
-from ..types import Pixels
 from .source import Item, Source
-
-if TYPE_CHECKING:
-    from ..images.dicom import DicomFile
-
-FRAMES = ("all", "middle", "first")
-MAX_FRAMES = 1000  # of one file under "all"; a film has more, and hardly as many different ones
 
 FIELDS: Mapping[str, tuple[int, str]] = {  # what a record may hold, when asked for by name: its tag, and what it tells
     "BodyPartExamined": (0x00180015, "body part, as CHEST"),
@@ -56,9 +43,6 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
 _NO_IMAGES = tuple(
     f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("9.", "11.", "66", "88.", "104.", "481.3", "481.4", "481.5", "481.8")
 )  # curves, states, reports, documents, plans
-N_AHEAD = 64
-
-_lock = threading.Lock()  # threads wait for one parse of a file of many frames rather than each doing it
 
 
 def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
@@ -72,41 +56,13 @@ def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(known[name.casefold()] for name in names))
 
 
-def described(
-    source: Source,
-    fields: Sequence[str],
-    frames: str,
-    allow_burned_in: bool,
-    clear_names: bool,
-    progress: Callable[[int, int], None] | None = None,
-) -> Source:
-    """The source with what its DICOM files say of their items; others stay as they are. See `open_source`.
+def describe(
+    root: Path, fields: Sequence[str], allow_burned_in: bool, clear_names: bool, item: Item
+) -> tuple[Item, int] | None:
+    """An item that may be DICOM with what its file says, and how many frames that has; see `open_source`.
 
-    What a manifest says goes first. Files that hold no image by their kind, such as reports, join `skipped`.
+    What the item says goes first. None if the file is of a kind that holds no image, such as reports.
     """
-    n_files = sum(images.may_be_dicom(item.source) for item in source.items)
-    if not n_files:
-        return source
-    describe = partial(_describe, source.root, fields, frames, allow_burned_in, clear_names)
-    found: list[Item] = []
-    skipped: list[str] = []
-    for number, (item, parts) in enumerate(
-        zip(source.items, map_ahead(describe, source.items, N_AHEAD), strict=True), 1
-    ):
-        found.extend(parts)
-        if not parts:
-            skipped.append(item.source)
-        if progress and (number % 100 == 0 or number == len(source.items)):
-            progress(number, len(source.items))
-    return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
-
-
-def _describe(
-    root: Path, fields: Sequence[str], frames: str, allow_burned_in: bool, clear_names: bool, item: Item
-) -> list[Item]:
-    """An item as its frames, with what its file says; none if the file is of a kind that holds no image."""
-    if not images.may_be_dicom(item.source):
-        return [item]
     from ..images.dicom_frames import frame_count
     from ..images.dicom_header import read_header
 
@@ -117,10 +73,10 @@ def _describe(
             header = read_header(file, item.source, tags, max(tags))
         n_frames = frame_count(header)
     except (OSError, ValueError, ImageError, ModuleNotFoundError):
-        return [item]  # reading it will tell
+        return item, 1  # reading it will tell
     kind = header.text(_CLASS) or ""
     if kind.startswith(_NO_IMAGES) and _ROWS not in header:
-        return []
+        return None
     patient, issuer = header.text(_PATIENT), header.text(_ISSUER)
     record = {name: value for name in fields if (value := header.text(FIELDS[name][0])) and value.isprintable()}
     item = replace(
@@ -133,11 +89,7 @@ def _describe(
     if not allow_burned_in:
         reason = _burned_in(header.text(_BURNED_IN), header.text(_MODALITY), kind)
         item = replace(item, refusal=reason)
-    if n_frames == 1 or (frames == "all" and n_frames > MAX_FRAMES):
-        cure = f"more than {MAX_FRAMES:,} frames in one file: frames='middle' (--frames middle) takes one"
-        return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
-    chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
-    return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+    return item, n_frames
 
 
 def _names_patient(label: str | None, patient: str | None, name: str | None) -> bool:
@@ -159,7 +111,8 @@ def patient_of(path: str | Path) -> str | None:
     whole = Path(images.split_frame(str(path))[0])
     if not images.is_dicom(whole):
         return None
-    return _describe(whole.parent, (), "first", True, True, Item(whole.name))[0].patient
+    described = describe(whole.parent, (), True, True, Item(whole.name))
+    return described[0].patient if described else None
 
 
 def _burned_in(said: str | None, modality: str | None, kind: str) -> str | None:
@@ -199,29 +152,3 @@ def read_directory(path: Path) -> Source:
 def _as_on_disk(root: Path, name: str) -> str:
     """Names in a directory are capitals; some systems write the files themselves in small letters."""
     return name.lower() if not (root / name).exists() and (root / name.lower()).exists() else name
-
-
-def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]:
-    """One frame, as `read_image` gives it. source: one that names a frame.
-
-    Its bytes are the SHA-256 of its file and its number: they differ from frame to frame, and the file is read once.
-    Raises OSError where the file cannot be read, ImageError where it is unusable.
-    """
-    path, number = images.split_frame(source)
-    status = (root / path).stat()
-    try:
-        with _lock:
-            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_size)
-    except ImageError as error:
-        raise type(error)(source, error.reason) from None
-    frame = number or 1
-    return b"%s#frame=%d" % (digest, frame), lambda least_side: file.pixels(frame, source)
-
-
-@lru_cache(maxsize=2)
-def _parsed(path: Path, modified_ns: int, n_bytes: int) -> tuple[bytes, DicomFile]:
-    """A file and its digest. Time and size stand here so that a file that was replaced is read again."""
-    from ..images.dicom import DicomFile
-
-    content = path.read_bytes()
-    return hashlib.sha256(content).digest(), DicomFile(content, path.name)

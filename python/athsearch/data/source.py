@@ -175,14 +175,14 @@ def read_image(root: str | os.PathLike[str], source: str) -> tuple[bytes, Decode
     Raises CorruptImage if it is not there (any more), ImageError if the system refuses to read it; the function raises
     ImageError if they are no usable image.
     """
-    from . import dicom  # which needs this module
+    from . import frames  # which needs this module
 
     if npz.names_part(source):
         pixels = npz.read_part(Path(root), source)
         return pixels.tobytes(), lambda least_side: pixels
     try:
         if images.split_frame(source)[1] is not None:
-            return dicom.read_frame(Path(root), source)
+            return frames.read_frame(Path(root), source)
         content = Path(root, source).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CorruptImage(source, f"no such file in {root}") from error

@@ -18,10 +18,10 @@ import numpy as np
 from ..errors import CorruptImage, UnsupportedImage
 from ..types import AnyArray
 from .dicom_names import PREAMBLE_BYTES, begins_like_dicom, has_preamble
+from .limits import MAX_INFLATED
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA = 0x7FE00008, 0x7FE00009
-MAX_INFLATED = 1 << 30  # bytes of a deflated data set
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"

@@ -1,4 +1,4 @@
-"""Which files are DICOM, by their names and first bytes, and how a source names one of their frames."""
+"""Which files are DICOM, by their names and first bytes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ import re
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 PREAMBLE_BYTES = 132  # 128 of anything, then DICM
-_FRAME = re.compile(r"(.+)#frame=([1-9][0-9]{0,8})", re.DOTALL)
 _NO_SUFFIX = re.compile(r"(\.[0-9]+)?").fullmatch  # "IM_0001"; "1.2.840.113619.2.55" is named by a UID
-
-
-def split_frame(source: str) -> tuple[str, int | None]:
-    """The file of a source and, where it names one, as in "file.dcm#frame=3", the frame, counted from 1."""
-    match = _FRAME.fullmatch(source)
-    return (match[1], int(match[2])) if match else (source, None)
 
 
 def may_be_dicom(name: str) -> bool:

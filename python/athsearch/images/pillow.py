@@ -7,7 +7,8 @@ What is decided here:
   bytes only: those come as uint8 RGB. Bilevel is 0 and 255. Palettes, CMYK, YCbCr and Lab become RGB.
 - Transparent parts are black, as the background of medical images is; half transparent ones are darkened.
 - EXIF rotation is applied. EXIF data that cannot be read costs the rotation, not the image.
-- Refused: several pages or frames (taking the first would hide the rest), floating point, integers outside 0..65535.
+- The pages of a TIFF file are images of their own: each is read, or refused, as if it stood alone (`tiff_pages`).
+- Refused: several frames of a PNG (taking the first would hide the rest), floating point, integers outside 0..65535.
 - Half a picture is never accepted, except where nothing tells: uncompressed data has no checksum, and a JPEG that was
   cut short and then closed by an end mark is filled up by the decoder without a word.
 """
@@ -29,15 +30,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..errors import CorruptImage, ImageError, UnsupportedImage
 from ..types import AnyArray, Pixels
 from .limits import check_size
+from .tiff_pages import STARTS, FromPage, page_heads
 
 _PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"BM": BmpImageFile,
-    b"II*\0": TiffImageFile,
-    b"MM\0*": TiffImageFile,
-    b"II+\0": TiffImageFile,  # BigTIFF
-    b"MM\0+": TiffImageFile,
+    **dict.fromkeys(STARTS, TiffImageFile),
 }
 
 # What damaged bytes make Pillow raise, found by fuzzing and reading; UserWarning only where warnings are made errors.
@@ -62,18 +61,34 @@ _TURNED: dict[int, Callable[[AnyArray], AnyArray]] = {  # by EXIF orientation; 1
 }
 
 
-def read(content: bytes, name: str, least_side: int = 0) -> Pixels:
-    """Decode a JPEG, PNG, BMP or TIFF file. The interface of `images.read`."""
-    plugin = next((plugin for start, plugin in _PLUGINS.items() if content.startswith(start)), None)
-    if plugin is None:
-        raise CorruptImage(name, "the content is not that of a JPEG, PNG, BMP or TIFF file")
+class PillowFile:
+    """A JPEG, PNG, BMP or TIFF file, see `ImageFile`. Nothing is decoded before it is asked for."""
+
+    unit = "pages"
+
+    def __init__(self, content: bytes, name: str) -> None:
+        """Raises CorruptImage, with `name`, where it is none of them, UnsupportedImage where it has too many pages."""
+        plugin = next((plugin for start, plugin in _PLUGINS.items() if content.startswith(start)), None)
+        if plugin is None:
+            raise CorruptImage(name, "the content is not that of a JPEG, PNG, BMP or TIFF file")
+        self._content, self._plugin = content, plugin
+        self._heads = page_heads(io.BytesIO(content), name) if plugin is TiffImageFile else []
+        self.n_frames = len(self._heads) or 1
+
+    def pixels(self, number: int, name: str, least_side: int = 0) -> Pixels:
+        """Page `number`, see `images.read`."""
+        file = FromPage(self._content, self._heads[number - 1]) if self._heads else io.BytesIO(self._content)
+        return _read(file, self._plugin, name, least_side)
+
+
+def _read(file: io.BytesIO, plugin: type[ImageFile.ImageFile], name: str, least_side: int) -> Pixels:
     try:
-        image = plugin(io.BytesIO(content))
+        image = plugin(file)
         _check_header(image, name)
         if least_side and isinstance(image, JpegImageFile):
             image.draft(None, (least_side, least_side))  # by libjpeg's scaled cosine transform; never to less than that
         if isinstance(image, PngImageFile):
-            PngImageFile(io.BytesIO(content)).verify()  # checksums and the end mark: decoding looks at neither
+            PngImageFile(io.BytesIO(file.getvalue())).verify()  # checksums and the end mark: decoding looks at neither
         image.load()
         pixels = _deep_grey(image, name) if image.mode.startswith("I") else _shallow(image)
     except ImageError:
@@ -92,9 +107,9 @@ def read(content: bytes, name: str, least_side: int = 0) -> Pixels:
 
 def _check_header(image: ImageFile.ImageFile, name: str) -> None:
     check_size(*image.size, name)
-    n_pages = getattr(image, "n_frames", 1)
-    if n_pages != 1:
-        raise UnsupportedImage(name, f"holds {n_pages} pages or frames: write each to a file of its own")
+    n_frames = 1 if isinstance(image, TiffImageFile) else getattr(image, "n_frames", 1)
+    if n_frames != 1:
+        raise UnsupportedImage(name, f"holds {n_frames} frames: write each to a file of its own")
     if image.mode == "F":
         raise UnsupportedImage(name, "holds floating-point values: write them as 8 or 16-bit integers")
 

@@ -1,0 +1,107 @@
+"""Files of several images as items, each image one: what a source's files tell of themselves, and the way to one frame.
+
+Frames of DICOM files, pages of TIFF files and slices of NIfTI volumes alike. A file of a single image stays one item.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import chain
+from pathlib import Path
+
+from .. import images
+from ..errors import ImageError
+from ..parallel import map_ahead
+from ..types import Pixels
+from . import dicom, npz
+from .source import Item, Source
+
+FRAMES = ("all", "middle", "first")
+MAX_FRAMES = 1000  # of one file under "all"; a film has more, and hardly as many different ones
+N_AHEAD = 64
+
+_lock = threading.Lock()  # threads wait for one parse of a file of many frames rather than each doing it
+
+
+def described(
+    source: Source,
+    fields: Sequence[str],
+    frames: str,
+    allow_burned_in: bool,
+    clear_names: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Source:
+    """The source with what its files say of their items; those of other kinds stay as they are. See `open_source`.
+
+    What a manifest says goes first. Files that hold no image by their kind, such as reports, join `skipped`.
+    """
+    if not any(map(_tells, source.items)):
+        return source
+    describe = partial(_described, source.root, fields, frames, allow_burned_in, clear_names)
+    found: list[Item] = []
+    skipped: list[str] = []
+    for number, (item, parts) in enumerate(
+        zip(source.items, map_ahead(describe, source.items, N_AHEAD), strict=True), 1
+    ):
+        found.extend(parts)
+        if not parts:
+            skipped.append(item.source)
+        if progress and (number % 100 == 0 or number == len(source.items)):
+            progress(number, len(source.items))
+    return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
+
+
+def _tells(item: Item) -> bool:
+    """Whether an item's file may say something of it."""
+    may_tell = images.may_be_dicom(item.source) or images.may_hold_frames(item.source)
+    return may_tell and not npz.names_part(item.source)
+
+
+def _described(
+    root: Path, fields: Sequence[str], frames: str, allow_burned_in: bool, clear_names: bool, item: Item
+) -> list[Item]:
+    """An item as its frames, with what its file says; none if the file is of a kind that holds no image."""
+    if not _tells(item):
+        return [item]
+    n_frames = 1
+    if images.may_be_dicom(item.source):
+        described = dicom.describe(root, fields, allow_burned_in, clear_names, item)
+        if described is None:
+            return []
+        item, n_frames = described
+    else:
+        with contextlib.suppress(OSError, ValueError, ImageError, ModuleNotFoundError):  # reading it will tell
+            n_frames = images.frame_count(root / item.source)
+    if n_frames == 1 or (frames == "all" and n_frames > MAX_FRAMES):
+        cure = f"more than {MAX_FRAMES:,} frames in one file: frames='middle' (--frames middle) takes one"
+        return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
+    chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
+    return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+
+
+def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]:
+    """One frame, as `read_image` gives it. source: one that names a frame.
+
+    Its bytes are the SHA-256 of its file and its number: they differ from frame to frame, and the file is read once.
+    Raises OSError where the file cannot be read, ImageError where it is unusable.
+    """
+    path, number = images.split_frame(source)
+    status = (root / path).stat()
+    try:
+        with _lock:
+            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_size)
+    except ImageError as error:
+        raise type(error)(source, error.reason) from None
+    return b"%s#frame=%d" % (digest, number or 1), lambda least_side: images.pixels_of(file, source, least_side)
+
+
+@lru_cache(maxsize=2)
+def _parsed(path: Path, modified_ns: int, n_bytes: int) -> tuple[bytes, images.ImageFile]:
+    """A file and its digest. Time and size stand here so that a file that was replaced is read again."""
+    content = path.read_bytes()
+    return hashlib.sha256(content).digest(), images.open_image(content, path.name)
