@@ -7,7 +7,6 @@ No message holds a value of the file, for it may name a patient: sizes, counts a
 from __future__ import annotations
 
 import io
-import os
 
 from ..errors import CorruptImage, ImageError, UnsupportedImage
 from ..types import Pixels
@@ -54,6 +53,5 @@ def read(content: bytes, name: str, least_side: int = 0) -> Pixels:
         raise UnsupportedImage(name, "DICOM files need pydicom: pip install 'athsearch[dicom]'") from None
     number = split_frame(name)[1]
     if number is None and file.n_frames > 1:
-        example = f"{os.path.basename(name)}#frame=1"
-        raise UnsupportedImage(name, f"holds {file.n_frames:,} frames: name one, as in {example}")
+        raise UnsupportedImage(name, f"holds {file.n_frames:,} frames: name one, as in FILE#frame=1")
     return file.pixels(number or 1, name)

@@ -59,6 +59,10 @@ class Elements:
         """Whether the file says that an element is made of 16-bit words."""
         return getattr(self._elements.get(tag), "VR", None) == "OW"
 
+    def is_signed_word(self, tag: int) -> bool:
+        """Whether the file says that the first value of an element is a signed word."""
+        return getattr(self._elements.get(tag), "VR", None) == "SS"
+
     def is_encapsulated(self, tag: int) -> bool:
         """Whether an element came in fragments, as compressed pixels do."""
         return getattr(self._elements.get(tag), "length", 0) == 0xFFFFFFFF
@@ -139,6 +143,8 @@ def read_header(file: BinaryIO, name: str, tags: Iterable[int], last_tag: int) -
                 specific_tags=list(tags),
             )
         }
+    except EOFError:
+        raise CorruptImage(name, "cut short: it ends in the middle of an element") from None
     except BAD_BYTES as error:
         raise CorruptImage(name, f"cannot be parsed as DICOM ({type(error).__name__})") from None
     return Header(elements, syntax)
