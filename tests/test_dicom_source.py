@@ -67,6 +67,9 @@ def test_a_patient_belongs_to_who_numbered_him(tmp_path: Path) -> None:
     assert patient_of(put(tmp_path / "d.dcm", 0, 3, PatientID="Müller", SpecificCharacterSet="ISO_IR 192")) == "Müller"
     assert patient_of(f"{tmp_path}/d.dcm#frame=2") == "Müller"
     assert patient_of(tmp_path / "gone.dcm") is None
+    (tmp_path / "IM9").write_bytes(dicom(draw_image(0)[..., 0].copy(), bare=True, PatientID="no preamble"))
+    assert patient_of(tmp_path / "IM9") == "no preamble"
+    assert patient_of(tmp_path) is None
 
 
 def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
@@ -101,6 +104,17 @@ def test_frames_are_items(tmp_path: Path) -> None:
     assert chosen["first"] == ["film.dcm#frame=1", "long#frame=1"]
     with pytest.raises(ValueError, match="all, middle, first"):
         open_source(tmp_path, frames="last")
+
+
+def test_a_file_of_frames_that_was_replaced_is_read_again_though_its_time_was_set_back(tmp_path: Path) -> None:
+    path = put(tmp_path / "film.dcm", 3, 2)
+    source, before = open_source(path), path.stat()
+    first = source.read(source.items[0])[0]
+    put(path, 4, 2)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert source.read(source.items[0])[0] != first
+    assert np.array_equal(source.pixels(source.items[0])[..., 0], draw_image(4)[..., 0])
 
 
 def test_frames_of_one_file_stay_on_one_side() -> None:
@@ -162,7 +176,7 @@ def test_only_fields_of_the_list_are_stored_and_only_when_named(tmp_path: Path) 
     assert open_source(path).items[0].record == {}
     fields = ("modality", "StudyDate", "SeriesNumber", "ImageLaterality")
     assert open_source(path, fields=fields).items[0].record == {
-        "Modality": "CT", "StudyDate": "20240131", "SeriesNumber": "7",
+        "Modality": "CT", "StudyDate": "20240131", "SeriesNumber": 7,
     }  # fmt: skip
     for name in ("PatientName", "StudyDescription"):
         with pytest.raises(ValueError, match=rf"'{name}' may not be stored; those that may: BodyPartExamined, .*Vie"):
@@ -204,6 +218,16 @@ def test_an_archive_names_nobody_and_knows_its_files_again(tmp_path: Path, pacs:
     assert b"1.2.0" not in bytes_of(tmp_path / "archive")
 
 
+def test_why_a_file_cannot_be_used_does_not_name_it(tmp_path: Path, encoder: Encoder) -> None:
+    put(tmp_path / "pacs/Meier.dcm")
+    put(tmp_path / "pacs/Schulz.dcm")
+    source = open_source(tmp_path / "pacs")
+    put(tmp_path / "pacs/Meier.dcm", 0, 3)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert archive.add(source).failed == (("Meier.dcm", "holds 3 frames: name one, as in FILE#frame=1"),)
+    assert b"Meier" not in bytes_of(tmp_path / "archive")
+
+
 def test_ready_made_codes_hide_the_names_of_their_files_too(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
     source = open_source(pacs)
     with Archive.create(tmp_path / "archive", bits=encoder.bits) as archive:
@@ -230,6 +254,15 @@ def test_a_query_brings_its_patient(tmp_path: Path, pacs: Path, encoder: Encoder
         assert own not in {hit.case.patient for hit in found}
         assert len(archive.search(query, k=6, exclude_same=())) == 6
         assert len(archive.search(query, k=6, patient="Meier9")) == 6
+
+
+def test_numbers_of_headers_are_numbers_for_where(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    for number, path in enumerate(sorted(pacs.rglob("Meier*/*"))):
+        put(path, number, PatientID=path.parent.name, SeriesNumber=8 + number % 3)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(open_source(pacs, fields=["SeriesNumber"]))
+        assert len(archive.find(where="SeriesNumber = 10")) == 2
+        assert len(archive.find(where="SeriesNumber < 10")) == 4
 
 
 def test_commands_work_on_dicom(tmp_path: Path, pacs: Path, encoder: Encoder, run: Run) -> None:

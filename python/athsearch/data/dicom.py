@@ -19,10 +19,11 @@ from .. import images
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Pixels
-from .source import Item, Source
+from .source import Item, Source, Value
 
 if TYPE_CHECKING:
     from ..images.dicom import DicomFile
+    from ..images.dicom_header import Header
 
 FRAMES = ("all", "middle", "first")
 MAX_FRAMES = 1000  # of one file under "all"; a film has more, and hardly as many different ones
@@ -46,6 +47,7 @@ FIELDS: Mapping[str, tuple[int, str]] = {  # what a record may hold, when asked 
     "ViewPosition": (0x00185101, "view of a radiograph, as PA"),
 }
 
+_NUMBERS = ("InstanceNumber", "SeriesNumber")
 _CHARSET, _CLASS, _MODALITY = 0x00080005, 0x00080016, 0x00080060
 _NAME, _PATIENT, _ISSUER, _STUDY = 0x00100010, 0x00100020, 0x00100021, 0x0020000D
 _N_FRAMES, _ROWS, _BURNED_IN = 0x00280008, 0x00280010, 0x00280301
@@ -122,7 +124,7 @@ def _describe(
     if kind.startswith(_NO_IMAGES) and _ROWS not in header:
         return []
     patient, issuer = header.text(_PATIENT), header.text(_ISSUER)
-    record = {name: value for name in fields if (value := header.text(FIELDS[name][0])) and value.isprintable()}
+    record = {name: value for name in fields if (value := _field(header, name)) is not None}
     item = replace(
         item,
         label=None if _names_patient(item.label, patient, header.text(_NAME)) else item.label,
@@ -138,6 +140,15 @@ def _describe(
         return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
     chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
     return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+
+
+def _field(header: Header, name: str) -> Value | None:
+    """What a header has in one of FIELDS: numbers as such, so that `where` compares them as numbers."""
+    if name in _NUMBERS:
+        number = header.decimal(FIELDS[name][0])
+        return int(number) if number is not None and number == int(number) and abs(number) < 2**63 else None
+    value = header.text(FIELDS[name][0])
+    return value if value and value.isprintable() else None
 
 
 def _names_patient(label: str | None, patient: str | None, name: str | None) -> bool:
@@ -157,7 +168,7 @@ def _names_patient(label: str | None, patient: str | None, name: str | None) -> 
 def patient_of(path: str | Path) -> str | None:
     """The patient that a DICOM file, or the file of a frame, names; None for all else."""
     whole = Path(images.split_frame(str(path))[0])
-    if not images.is_dicom(whole):
+    if not images.may_be_dicom(whole.name):
         return None
     return _describe(whole.parent, (), "first", True, True, Item(whole.name))[0].patient
 
@@ -211,7 +222,7 @@ def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]
     status = (root / path).stat()
     try:
         with _lock:
-            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_size)
+            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
     except ImageError as error:
         raise type(error)(source, error.reason) from None
     frame = number or 1
@@ -219,8 +230,8 @@ def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]
 
 
 @lru_cache(maxsize=2)
-def _parsed(path: Path, modified_ns: int, n_bytes: int) -> tuple[bytes, DicomFile]:
-    """A file and its digest. Time and size stand here so that a file that was replaced is read again."""
+def _parsed(path: Path, modified_ns: int, changed_ns: int, n_bytes: int) -> tuple[bytes, DicomFile]:
+    """A file and its digest. Times and size stand here so that a file that was replaced is read again."""
     from ..images.dicom import DicomFile
 
     content = path.read_bytes()
