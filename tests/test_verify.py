@@ -16,13 +16,16 @@ import pytest
 from athsearch.archive.archive import Archive
 from athsearch.archive.cases import Case
 from athsearch.archive.catalogue import Catalogue
+from athsearch.archive.query_log import HEAD, LOG, QueryLog
+from athsearch.archive.repairing import repair
 from athsearch.archive.salvage import Problem
 from athsearch.archive.schema import PAGE_BYTES
 from athsearch.archive.verifying import verify
 from athsearch.codes import Codes
 from athsearch.data import Item, Source
 from athsearch.encoder import Encoder
-from athsearch.errors import AthsearchError, FormatVersion
+from athsearch.errors import ArchiveError, AthsearchError, FormatVersion
+from conftest import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 ITEMS = tuple(
@@ -272,3 +275,64 @@ def test_a_compacted_archive_is_verified_and_repaired_with_its_gaps(archive: Pat
         assert log is not None
         assert (log.problem, log.head.n_lines) == (None, 2)
         assert repaired._catalogue.execute("SELECT digest FROM forgotten").fetchall() == [(bytes(range(32)),)]
+
+
+def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path, tmp_path: Path, run: Run) -> None:
+    key = archive.with_name("archive.key")
+    with Archive.open(archive) as opened:
+        opened.set_query_log(True, "root")
+        for id in (7, 8):
+            opened.search_case(id, user="dr. x")
+    assert verify(archive, key).problems == ()
+    whole = (archive / LOG).read_bytes()
+    (archive / LOG).write_bytes(whole.replace(b"dr. x", b"dr. y", 1))
+    broken = Problem(LOG, "line 2 is broken, or one before it is missing")
+    assert verify(archive, key).problems == (broken,)
+    assert verify(archive).problems == ()  # without the key nothing can be said
+    outcome = run("repair", archive, "--into", tmp_path / "new")
+    assert outcome.status == 0
+    assert f"  {broken}" in outcome.err.splitlines()
+    shutil.copy(key, tmp_path / "new.key")
+    assert (tmp_path / "new" / LOG).read_bytes() == (archive / LOG).read_bytes()
+    assert "line 2 is broken" in run("audit", tmp_path / "new", "--log").error()
+    outcome = run("repair", archive, "--into", tmp_path / "new2", "--key", tmp_path / "gone.key", "--json")
+    assert "gone.key: no such key file" in outcome.json()["problems"][0]["reason"]  # type: ignore[index]
+    (archive / LOG).unlink()
+    (archive / HEAD).unlink()
+    with Archive.open(archive) as opened:
+        (problem,) = opened.repair(tmp_path / "new3").problems
+    assert "queries.head: the query log's head is missing" in problem.reason
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_a_repaired_archive_does_not_forget_that_it_has_a_key_and_a_log(
+    archive: Path, tmp_path: Path, has_key: bool
+) -> None:
+    key, new = archive.with_name("archive.key"), tmp_path / "new"
+    with Archive.open(archive) as opened:
+        opened.set_query_log(True)
+    with sqlite3.connect(archive / "catalogue.sqlite") as connection:
+        connection.execute("UPDATE property SET value = 'x' WHERE name IN ('key_fingerprint', 'query_log')")
+    connection.close()
+    report = repair(archive, new, key if has_key else tmp_path / "gone.key")
+    assert "does not say which key made its pseudonyms" in report.problems[-1].reason
+    with Archive.open(new, key) as repaired:
+        if has_key:
+            assert len(repaired.search(Codes(WORDS[:1] & np.uint64(2**36 - 1), 36), k=90, patient="P0")) == 85
+            assert repaired.delete(patient="P0") == 3
+            assert QueryLog(new, repaired.patient_key()).check().head.n_lines == 2
+        else:
+            with pytest.raises(ArchiveError, match="the key of another archive"):
+                repaired.delete(patient="P0")
+
+
+def test_a_catalogue_that_may_not_be_read_is_an_error_of_ours(
+    archive: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    assert "unable to open database file" in run("repair", archive, "--into", archive.with_name("new")).error()
+    outcome = run("verify", archive)
+    assert (outcome.status, "cannot be read (unable to open" in outcome.out) == (1, True)

@@ -542,7 +542,7 @@ class Archive:
         """Makes a new archive of all that is sound. See `repairing.repair`, which needs no archive that opens."""
         from .repairing import repair
 
-        return repair(self.path, Path(into), progress)
+        return repair(self.path, Path(into), self._key_path, progress)
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.
@@ -603,10 +603,7 @@ class Archive:
         state = self._catalogue.properties().get("query_log")
         if state is None and not (self.path / LOG).exists():
             return None
-        report = self.query_log().check()
-        if report.problem is None and state != {"started": "on", "stopped": "off"}.get(report.last_event or ""):
-            return replace(report, problem=f"the log was {report.last_event}, the catalogue says it is {state}")
-        return report
+        return self.query_log().check_with(state)
 
     def audit(self) -> AuditReport:
         """What this archive stores, what of it is clear text, and whether anything is in it that is not known."""

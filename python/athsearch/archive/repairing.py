@@ -19,10 +19,14 @@ from ..types import Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
+from .pseudonym import PatientKey
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
+from .schema import TABLES
 from .segment import Segment, map_segment, write_segment
-from .verifying import check_files
+from .verifying import check_files, problems_of_log
+
+_PATIENT, _STUDY = TABLES["cases"].index("patient"), TABLES["cases"].index("study")
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,17 @@ class RepairReport:
     lost: tuple[tuple[int, int], ...]
 
 
-def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+def repair(
+    path: Path, into: Path, key_path: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> RepairReport:
     """Makes a new archive at `into` of what is sound in the one at `path`: cases whose row, root and code are as they
     were written, under the ids they had. Whole or not at all.
 
     Of a segment whose SHA-256 does not fit no code is kept, for none can be told from a wrong one; codes without cases
     only where it is known which of them were deleted. A kept index is not taken over: it is built anew from the codes.
-    Needs memory for the records. The query log is copied as it is; the patients' key stays where it is. progress:
-    called with (segments done, in all).
+    Needs memory for the records. The query log is copied as it is, broken or not, for it is evidence; what is wrong
+    with its chain, or that there is no key at `key_path` to check it with, is one of the problems. The patients' key
+    stays where it is. key_path: None for `path`.key. progress: called with (segments done, in all).
     Raises ArchiveError where `into` exists, or nothing says what the archive is made of; CatalogueError where SQLite
     can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
     """
@@ -61,6 +68,14 @@ def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None =
         raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
     wrong = check_files(path, contents.files())
     problems += wrong
+    key_path = key_path or path.with_name(f"{path.name}.key")
+    problems += problems_of_log(path, contents, key_path)
+    if (path / LOG).is_file():
+        properties.setdefault("query_log", "on")  # where that was lost: better a line too many than an answer without
+    has_pseudonyms = any(row[_PATIENT] or row[_STUDY] for row in cases.values()) or contents.rows["forgotten"]
+    if has_pseudonyms and "key_fingerprint" not in properties:
+        properties["key_fingerprint"], problem = _fingerprint(key_path)
+        problems.append(problem)
     unfinished = into.with_name(f".{into.name}.{os.getpid()}.tmp")
     if contents.segments:  # the ids of what is lost at the end must not come again
         properties["next_id"] = str(max(contents.segments[-1].next_id, int(properties.get("next_id", "0"))))
@@ -71,7 +86,7 @@ def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None =
         if (path / WEIGHTS).is_file() and all(problem.file != WEIGHTS for problem in wrong):
             shutil.copyfile(path / WEIGHTS, unfinished / WEIGHTS)
             properties["weights_sha256"] = sha256_of(unfinished / WEIGHTS)
-        for name in (LOG, HEAD):
+        for name in (HEAD, LOG):  # in this order: lines that come meanwhile are more than it counts, and no harm
             if (path / name).is_file():
                 shutil.copyfile(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
@@ -155,6 +170,15 @@ class _Writer:
             self.n_alone += len(codes)
             return []
         return [self._cases[id] for id in ids.tolist()]
+
+
+def _fingerprint(key_path: Path) -> tuple[str, Problem]:
+    """That of the key there, which nothing contradicts; or one that no key has, lest patients be taken for unknown."""
+    try:
+        fingerprint, what = PatientKey.read(key_path).fingerprint, f"that of {key_path} was taken"
+    except (ArchiveError, OSError):
+        fingerprint, what = "0" * 16, "no key fits the new archive; repair again with the key"
+    return fingerprint, Problem(CATALOGUE, f"does not say which key made its pseudonyms: {what}", "property")
 
 
 def _runs(ids: Ids) -> list[Ids]:

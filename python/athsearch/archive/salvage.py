@@ -43,10 +43,13 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
     Raises CatalogueError where SQLite can read nothing of it, FormatVersion where a newer version wrote it.
     """
     # Writable, so that a commit that a crash left half-done is undone; where it cannot be written, it is read.
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
-        check_same_thread=False,
-    )  # fmt: skip
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+    except sqlite3.OperationalError as error:
+        raise CatalogueError(f"{path}: cannot be read ({error})") from error
     try:
         try:
             connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
