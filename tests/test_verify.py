@@ -326,6 +326,22 @@ def test_a_repaired_archive_does_not_forget_that_it_has_a_key_and_a_log(
                 repaired.delete(patient="P0")
 
 
+@pytest.mark.parametrize("name", ["bits", "model_id"])
+def test_what_the_catalogue_forgot_of_its_model_the_weights_know(archive: Path, tmp_path: Path, name: str) -> None:
+    with Archive.open(archive) as opened:
+        before = cases_of(opened)
+    with sqlite3.connect(archive / "catalogue.sqlite") as connection:
+        connection.execute("UPDATE property SET value = '7' WHERE name = ?", [name])
+    connection.close()
+    repair(archive, tmp_path / "new")
+    with Archive.open(tmp_path / "new", device="cpu") as repaired:
+        assert cases_of(repaired) == before
+        assert repaired.encoder.model_id == repaired.model_id
+    (archive / "weights.safetensors").unlink()
+    with pytest.raises(ArchiveError, match="nothing says how long"):
+        repair(archive, tmp_path / "other")
+
+
 def test_a_catalogue_that_may_not_be_read_is_an_error_of_ours(
     archive: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..codes import Codes
-from ..errors import ArchiveError
+from ..errors import ArchiveError, ModelError
 from ..files import sha256_of, sync_folder
 from ..types import Ids
 from .cases import record_name
@@ -64,10 +64,12 @@ def repair(
     contents = read_contents(path, lambda part: cases.update((row[0], row[2:]) for row in part))
     problems = contents.problems
     properties = contents.properties
-    if not properties.get("bits", "").isdigit() or "model_id" not in properties:
-        raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
     wrong = check_files(path, contents.files())
     problems += wrong
+    if not {"bits", "model_id"} <= properties.keys() and all(problem.file != WEIGHTS for problem in wrong):
+        properties |= _told_by_weights(path / WEIGHTS)
+    if not properties.get("bits", "").isdigit() or "model_id" not in properties:
+        raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
     key_path = key_path or path.with_name(f"{path.name}.key")
     problems += problems_of_log(path, contents, key_path)
     if (path / LOG).is_file():
@@ -90,7 +92,9 @@ def repair(
             if (path / name).is_file():
                 shutil.copyfile(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
-        writer = _Writer(path, unfinished, contents, cases, {problem.file for problem in wrong})
+        writer = _Writer(
+            path, unfinished, int(properties["bits"]), contents, cases, {problem.file for problem in wrong}
+        )
         try:
             with writer.catalogue.transaction("IMMEDIATE"):
                 writer.write(progress or (lambda n_done, n_all: None))
@@ -113,9 +117,9 @@ class _Writer:
     """What is sound, on its way into a new archive."""
 
     def __init__(
-        self, path: Path, into: Path, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
+        self, path: Path, into: Path, bits: int, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
     ) -> None:
-        self._path, self._into, self._contents, self._wrong = path, into, contents, wrong
+        self._path, self._into, self._bits, self._contents, self._wrong = path, into, bits, contents, wrong
         self._roots = {number for number, *_ in contents.rows["root"]}
         self._cases = {id: row for id, row in cases.items() if row[1] in self._roots}
         self.catalogue = Catalogue(into / CATALOGUE, writable=True)
@@ -159,7 +163,7 @@ class _Writer:
 
     def _keep(self, segment: Segment, ids: Ids, begin: int) -> list[tuple[Any, ...]]:
         """Writes the codes of these ids, in rows from `begin` on, as a segment; returns their cases."""
-        like = Codes.from_bits(np.zeros((0, int(self._contents.properties["bits"])), np.bool_))
+        like = Codes.from_bits(np.zeros((0, self._bits), np.bool_))
         codes = map_segment(self._path / "segments", segment, like)[begin : begin + len(ids)]
         written = write_segment(
             self._into / "segments", [codes], len(codes), like.bits, int(ids[0]), has_cases=segment.has_cases
@@ -170,6 +174,17 @@ class _Writer:
             self.n_alone += len(codes)
             return []
         return [self._cases[id] for id in ids.tolist()]
+
+
+def _told_by_weights(path: Path) -> dict[str, str]:
+    """What a weights file says of the codes that it makes, nothing where there is none or it cannot be used."""
+    from ..encoder import Encoder
+
+    try:
+        encoder = Encoder.load(path, "cpu")
+    except (ModelError, OSError):
+        return {}
+    return {"bits": str(encoder.bits), "model_id": encoder.model_id}
 
 
 def _fingerprint(key_path: Path) -> tuple[str, Problem]:
