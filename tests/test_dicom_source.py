@@ -283,3 +283,27 @@ def test_commands_work_on_dicom(tmp_path: Path, pacs: Path, encoder: Encoder, ru
     scored = run("evaluate", tmp_path / "archive", pacs, "--resamples", "0", "-k", "3", "--near-duplicates", "--json")
     assert scored.status == 0, scored.err
     assert scored.json()["leaks"]["near_duplicates"]["n_cases_unread"] == 0  # type: ignore[index]
+
+
+def test_a_network_is_trained_on_dicom_files_of_which_its_run_names_nobody(tmp_path: Path, run: Run) -> None:
+    root = tmp_path / "pacs"
+    for number in range(24):
+        patient, label = f"Meier{number // 3}", "ab"[number // 3 % 2]
+        picture = draw_image(number)[..., 0] // 2
+        film = np.stack([255 - picture, 220 - picture] if label == "a" else [picture, picture // 2])
+        elements = {"PatientID": patient, "BurnedInAnnotation": "NO", "NumberOfFrames": 2, "StudyInstanceUID": "1.2.77"}
+        path = root / label / patient / f"IM{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(film, **elements))  # type: ignore[arg-type]
+    train = ("train", root, "--out", tmp_path / "run", "--epochs", 3, "--size", 64, "--bits", 16)
+    done = run(*train, "--json")
+    assert done.status == 0, done.err
+    assert (done.json()["n_unreadable"], done.json()["failed"]) == (0, [])  # type: ignore[index]
+    weights = tmp_path / "run" / "weights.safetensors"
+    assert Encoder.load(weights, "cpu").description.classes == ("a", "b")
+    for secret in (b"Meier", b"1.2.77"):
+        assert secret not in bytes_of(tmp_path / "run")
+    added = run("index", tmp_path / "archive", root, "--weights", weights, "--json")
+    assert added.json()["n_added"] == 48, added.err  # type: ignore[index]
+    hits = run("query", tmp_path / "archive", f"{root}/b/Meier1/IM4#frame=2", "-k", 5, "--json").json()["hits"]  # type: ignore[index]
+    assert [hit["label"] for hit in hits] == ["b"] * 5
