@@ -352,3 +352,24 @@ def test_a_catalogue_that_may_not_be_read_is_an_error_of_ours(
     assert "unable to open database file" in run("repair", archive, "--into", archive.with_name("new")).error()
     outcome = run("verify", archive)
     assert (outcome.status, "cannot be read (unable to open" in outcome.out) == (1, True)
+
+
+def test_a_commit_that_was_broken_off_on_write_protected_media_is_told(
+    archive: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = sqlite3.connect(archive / "catalogue.sqlite", isolation_level=None)
+    with closing(writer):
+        writer.execute("PRAGMA cache_size = 1")  # so that pages go to the file before the commit
+        writer.execute("BEGIN")
+        writer.execute("UPDATE cases SET record = record || ?", [" " * 5000])
+        shutil.copytree(archive, tmp_path / "crashed")
+    assert (tmp_path / "crashed" / "catalogue.sqlite-journal").stat().st_size
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda name, **options: connect(name.replace("=rw", "=ro"), **options))
+        for command in (("query", tmp_path / "crashed", "--id", 7), ("verify", tmp_path / "crashed")):
+            outcome = run(*command)
+            assert outcome.status == 1
+            assert "a crash broke off a commit" in outcome.out + outcome.err
+    assert verify(tmp_path / "crashed").problems == ()
+    assert not (tmp_path / "crashed" / "catalogue.sqlite-journal").exists()

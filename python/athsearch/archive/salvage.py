@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CatalogueError, FormatVersion
-from .catalogue import BUSY_TIMEOUT_S, CACHE_BYTES
+from .catalogue import BUSY_TIMEOUT_S, CACHE_BYTES, explained
 from .checks import PART_ROWS, find_misfits, row_checks
 from .schema import FORMAT, TABLES, UPGRADES
 
@@ -57,7 +57,7 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
             connection.execute("BEGIN")
             format = int(connection.execute("PRAGMA user_version").fetchone()[0])
         except UNREADABLE as error:
-            raise CatalogueError(f"{path}: SQLite can read nothing of it ({error})") from error
+            raise CatalogueError(f"{path}: SQLite can read nothing of it ({explained(error, path)})") from error
         if format > FORMAT:
             raise FormatVersion(
                 f"{path}: catalogue format {format}, this version reads up to {FORMAT}: upgrade athsearch"
