@@ -218,6 +218,25 @@ def test_an_archive_names_nobody_and_knows_its_files_again(tmp_path: Path, pacs:
     assert b"1.2.0" not in bytes_of(tmp_path / "archive")
 
 
+def test_what_could_not_be_read_is_forgotten_when_it_is_gone_or_whole(
+    tmp_path: Path, pacs: Path, encoder: Encoder
+) -> None:
+    whole = put(pacs / "a/film.dcm", 9, 3).read_bytes()
+    for name in ("film.dcm", "gone.dcm", "stays.dcm"):
+        (pacs / "a" / name).write_bytes(whole[:200])
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert len(archive.add(open_source(pacs)).failed) == 3
+        assert len(archive.add(open_source(pacs / "a/Meier0/1.2.3.0")).failed) == 0  # of another root
+        (pacs / "a/gone.dcm").unlink()
+        (pacs / "a/film.dcm").write_bytes(whole)
+        assert archive.add(open_source(pacs)).n_added == 3
+        stays = archive.patient_key().source("a/stays.dcm")
+        assert [source for _, source, _ in archive.unreadable] == [stays]
+        archive.add(Source(pacs, open_source(pacs).items[:2]))  # leaves it out
+        archive.add(Source(pacs, (Item("a/gone.png"),)))  # needs no key
+        assert [source for _, source, _ in archive.unreadable] == ["a/gone.png", stays]
+
+
 def test_why_a_file_cannot_be_used_does_not_name_it(tmp_path: Path, encoder: Encoder) -> None:
     put(tmp_path / "pacs/Meier.dcm")
     put(tmp_path / "pacs/Schulz.dcm")
