@@ -176,6 +176,8 @@ def _expanded(words: list[int], n_entries: int) -> AnyArray:
     place = 0
     while place + 2 < len(words) and len(entries) < n_entries:
         starts.append(place)
+        if words[place + 1] == 0:  # of many such ones a file could have, each taking all of the others again
+            raise ValueError("an empty segment of a palette")
         if words[place] == 2:
             first = starts.index((words[place + 2] | words[place + 3] << 16) // 2)  # counted in bytes
             for again in starts[first : first + words[place + 1]]:

@@ -21,7 +21,7 @@ from .dicom_names import PREAMBLE_BYTES, begins_like_dicom, has_preamble
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA = 0x7FE00008, 0x7FE00009
-MAX_INFLATED = 1 << 30  # bytes of a deflated data set
+MAX_INFLATED = 1 << 28  # bytes of a deflated data set; a file of a thousandth of that can say that it has them
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -44,6 +44,7 @@ class Elements:
 
     def __init__(self, elements: Mapping[int, Any], is_little_endian: bool, charset: str | None = None) -> None:
         self._elements = elements
+        self._items: dict[int, list[Elements]] = {}  # of sequences that were asked for: each frame asks for the same
         self._order = "<" if is_little_endian else ">"
         self._charset = charset or self.text(0x00080005)
 
@@ -97,6 +98,11 @@ class Elements:
 
     def items(self, tag: int) -> list[Elements]:
         """The items of a sequence. Raises what BAD_BYTES names where it is damaged."""
+        if tag not in self._items:
+            self._items[tag] = self._parsed(tag)
+        return self._items[tag]
+
+    def _parsed(self, tag: int) -> list[Elements]:
         element = self._elements.get(tag)
         if element is None:
             return []
