@@ -246,6 +246,8 @@ def test_repair_keeps_no_code_of_a_damaged_segment(archive: Path, tmp_path: Path
         assert repaired.case(71).label == "a"
     again = subprocess.run([*run, "repair", archive, "--into", tmp_path / "new"], capture_output=True, check=False)
     assert again.returncode == 1
+    with pytest.raises(ArchiveError, match="lies in the archive"):
+        repair(archive, archive / "segments" / "new")
 
 
 def test_a_compacted_archive_is_verified_and_repaired_with_its_gaps(archive: Path, tmp_path: Path) -> None:
