@@ -52,8 +52,8 @@ def repair(
     Needs memory for the records. The query log is copied as it is, broken or not, for it is evidence; what is wrong
     with its chain, or that there is no key at `key_path` to check it with, is one of the problems. The patients' key
     stays where it is. key_path: None for `path`.key. progress: called with (segments done, in all).
-    Raises ArchiveError where `into` exists or lies in `path`, or nothing says what the archive is made of; CatalogueError where SQLite
-    can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
+    Raises ArchiveError where `into` exists or lies in `path`, or nothing says what the archive is made of;
+    CatalogueError where SQLite can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
     """
     path, into = Path(os.path.abspath(path)), Path(os.path.abspath(into))
     if into.exists():
