@@ -83,10 +83,18 @@ def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "label"),
-    [("Meier Anna", None), ("meier_17", None), ("P-00417", None), ("417", "417"), ("b", "b"), ("glaucoma", "glaucoma")],
-)
-def test_a_folder_named_like_the_patient_is_no_class(tmp_path: Path, folder: str, label: str | None) -> None:
-    put(tmp_path / folder / "a.dcm", PatientID="P00417", PatientName="Meier^Anna^B")
+    [
+        ("Meier Anna", None), ("meier_17", None), ("P-00417", None), ("417", "417"), ("b", "b"),
+        ("glaucoma", "glaucoma"), ("1.2.840.7.1", None), ("1.2.840.7.2", None), ("ACC4711", None), ("2024-01-31", None),
+        ("19620501_x", None), ("2024", "2024"),
+    ],
+)  # fmt: skip
+def test_a_folder_named_like_the_patient_or_the_examination_is_no_class(
+    tmp_path: Path, folder: str, label: str | None
+) -> None:
+    put(tmp_path / folder / "a.dcm", PatientID="P00417", PatientName="Meier^Anna^B", StudyInstanceUID="1.2.840.7.1",
+        SeriesInstanceUID="1.2.840.7.2", AccessionNumber="4711", StudyDate="20240131",
+        PatientBirthDate="19620501")  # fmt: skip
     assert open_source(tmp_path).items[0].label == label
 
 
@@ -110,11 +118,12 @@ def test_a_file_of_frames_that_was_replaced_is_read_again_though_its_time_was_se
     path = put(tmp_path / "film.dcm", 3, 2)
     source, before = open_source(path), path.stat()
     first = source.read(source.items[0])[0]
-    put(path, 4, 2)
+    replaced = np.roll(draw_image(4)[..., 0], 7)
+    path.write_bytes(path.read_bytes()[: -2 * replaced.size] + 2 * replaced.tobytes())
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert source.read(source.items[0])[0] != first
-    assert np.array_equal(source.pixels(source.items[0])[..., 0], draw_image(4)[..., 0])
+    assert np.array_equal(source.pixels(source.items[0])[..., 0], replaced)
 
 
 def test_frames_of_one_file_stay_on_one_side() -> None:

@@ -57,8 +57,8 @@ def open_source(
     frames: each is an item of its own, as in "file.dcm#frame=3". frames: "all", up to MAX_FRAMES a file, or "middle" or
     "first" of each file. fields: names of `data.dicom.FIELDS` to keep in the record, none by default. Images that may
     show the patient's name (Burned In Annotation is YES, or not said for ultrasound and secondary captures) are
-    refused when read, unless allow_burned_in. A label that is the patient's number or name is none. Archives keep the
-    file's name under their key, unless clear_names. progress: called with (done, all) now and then.
+    refused when read, unless allow_burned_in. A label that tells the patient or the examination is none. Archives keep
+    the file's name under their key, unless clear_names. progress: called with (done, all) now and then.
 
     patient_pattern: a regular expression, searched in an item's whole source. Its group named "patient", or else its
     first group, is the patient of items whose manifest names none; where it does not match, there is none.

@@ -51,7 +51,15 @@ _NUMBERS = ("InstanceNumber", "SeriesNumber")
 _CHARSET, _CLASS, _MODALITY = 0x00080005, 0x00080016, 0x00080060
 _NAME, _PATIENT, _ISSUER, _STUDY = 0x00100010, 0x00100020, 0x00100021, 0x0020000D
 _N_FRAMES, _ROWS, _BURNED_IN = 0x00280008, 0x00280010, 0x00280301
-_TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _PATIENT, _ISSUER, _STUDY, _N_FRAMES, _ROWS, _BURNED_IN)
+_TELLING = (
+    _PATIENT,
+    _STUDY,
+    0x0020000E,
+    0x00080050,
+    0x00080020,
+    0x00100030,
+)  # series, accession, dates of study, birth
+_TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _ISSUER, _N_FRAMES, _ROWS, _BURNED_IN, *_TELLING)
 
 _SCREENS = ("US", "IVUS", "XC", "OT", "SC")  # modalities whose images are often copies of a screen, with its texts
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
@@ -127,7 +135,7 @@ def _describe(
     record = {name: value for name in fields if (value := _field(header, name)) is not None}
     item = replace(
         item,
-        label=None if _names_patient(item.label, patient, header.text(_NAME)) else item.label,
+        label=None if _tells_who(item.label, header) else item.label,
         patient=item.patient or (f"{patient}^^^{issuer}" if patient and issuer else patient),
         study=item.study or header.text(_STUDY),
         record={**record, **item.record},
@@ -151,8 +159,9 @@ def _field(header: Header, name: str) -> Value | None:
     return value if value and value.isprintable() else None
 
 
-def _names_patient(label: str | None, patient: str | None, name: str | None) -> bool:
-    """Whether a label, a folder's name mostly, is the patient's number or name: exports often have a folder a patient.
+def _tells_who(label: str | None, header: Header) -> bool:
+    """Whether a label, a folder's name mostly, is the patient's number, name or birthday, or number, UID or date of the
+    examination: exports often have a folder for each.
 
     Blanks, signs and capitals aside. Single characters do not count, and within a longer label four are needed.
     """
@@ -160,9 +169,9 @@ def _names_patient(label: str | None, patient: str | None, name: str | None) -> 
     def plain(text: str | None) -> str:
         return "".join(filter(str.isalnum, text or "")).casefold()
 
-    shown = plain(label)
-    told = [plain(patient), plain(name), *map(plain, re.split(r"[\^= ]", name or ""))]
-    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in told)
+    shown, name = plain(label), header.text(_NAME)
+    told = [*map(header.text, _TELLING), name, *re.split(r"[\^= ]", name or "")]
+    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in map(plain, told))
 
 
 def patient_of(path: str | Path) -> str | None:
