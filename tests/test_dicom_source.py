@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_a_folder_named_like_the_patient_or_the_examination_is_no_class(
         SeriesInstanceUID="1.2.840.7.2", AccessionNumber="4711", StudyDate="20240131",
         PatientBirthDate="19620501")  # fmt: skip
     assert open_source(tmp_path).items[0].label == label
+
+
+def test_a_source_named_like_its_patient_is_warned_of(tmp_path: Path) -> None:
+    put(tmp_path / "Meier_Anna/1/a.dcm", PatientName="Meier^Anna")
+    with pytest.warns(UserWarning, match="tells a patient or an examination"):
+        open_source(tmp_path / "Meier_Anna/1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_source(tmp_path).items[0].label is None
 
 
 def test_frames_are_items(tmp_path: Path) -> None:
@@ -235,7 +245,7 @@ def test_what_could_not_be_read_is_forgotten_when_it_is_gone_or_whole(
         (pacs / "a" / name).write_bytes(whole[:200])
     with Archive.create(tmp_path / "archive", encoder) as archive:
         assert len(archive.add(open_source(pacs)).failed) == 3
-        assert len(archive.add(open_source(pacs / "a/Meier0/1.2.3.0")).failed) == 0  # of another root
+        assert len(archive.add(open_source(put(tmp_path / "other/a.dcm"))).failed) == 0  # of another root
         (pacs / "a/gone.dcm").unlink()
         (pacs / "a/film.dcm").write_bytes(whole)
         assert archive.add(open_source(pacs)).n_added == 3

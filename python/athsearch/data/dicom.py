@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -94,9 +95,17 @@ def described(
 
     What a manifest says goes first. Files that hold no image by their kind, such as reports, join `skipped`.
     """
-    n_files = sum(images.may_be_dicom(item.source) for item in source.items)
-    if not n_files:
+    files = [item.source for item in source.items if images.may_be_dicom(item.source)]
+    if not files:
         return source
+    first = _header(source.root / files[0])
+    if any(_tells_who(part, first) for part in source.root.parts):
+        warnings.warn(
+            f"{source.root}: this path tells a patient or an examination, and an archive stores it as it is: choose a "
+            "folder above it",
+            UserWarning,
+            stacklevel=3,  # who called open_source
+        )
     describe = partial(_describe, source.root, fields, frames, allow_burned_in, clear_names)
     found: list[Item] = []
     skipped: list[str] = []
@@ -118,16 +127,12 @@ def _describe(
     if not images.may_be_dicom(item.source):
         return [item]
     from ..images.dicom_frames import frame_count
-    from ..images.dicom_header import read_header
 
     item = replace(item, hides_name=not clear_names)
-    tags = [*_TAGS, *(FIELDS[name][0] for name in fields)]
-    try:
-        with open(root / item.source, "rb") as file:
-            header = read_header(file, item.source, tags, max(tags))
-        n_frames = frame_count(header)
-    except (OSError, ValueError, ImageError, ModuleNotFoundError):
+    header = _header(root / item.source, fields)
+    if header is None:
         return [item]  # reading it will tell
+    n_frames = frame_count(header)
     kind = header.text(_CLASS) or ""
     if kind.startswith(_NO_IMAGES) and _ROWS not in header:
         return []
@@ -150,6 +155,18 @@ def _describe(
     return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
 
 
+def _header(path: Path, fields: Sequence[str] = ()) -> Header | None:
+    """What a file says of itself as far as it is needed here; None where it cannot be read."""
+    from ..images.dicom_header import read_header
+
+    tags = [*_TAGS, *(FIELDS[name][0] for name in fields)]
+    try:
+        with open(path, "rb") as file:
+            return read_header(file, path.name, tags, max(tags))
+    except (OSError, ValueError, ImageError, ModuleNotFoundError):
+        return None
+
+
 def _field(header: Header, name: str) -> Value | None:
     """What a header has in one of FIELDS: numbers as such, so that `where` compares them as numbers."""
     if name in _NUMBERS:
@@ -159,8 +176,8 @@ def _field(header: Header, name: str) -> Value | None:
     return value if value and value.isprintable() else None
 
 
-def _tells_who(label: str | None, header: Header) -> bool:
-    """Whether a label, a folder's name mostly, is the patient's number, name or birthday, or number, UID or date of the
+def _tells_who(label: str | None, header: Header | None) -> bool:
+    """Whether a label, or a folder's name, is the patient's number, name or birthday, or number, UID or date of the
     examination: exports often have a folder for each.
 
     Blanks, signs and capitals aside. Single characters do not count, and within a longer label four are needed.
@@ -169,6 +186,8 @@ def _tells_who(label: str | None, header: Header) -> bool:
     def plain(text: str | None) -> str:
         return "".join(filter(str.isalnum, text or "")).casefold()
 
+    if header is None:
+        return False
     shown, name = plain(label), header.text(_NAME)
     told = [*map(header.text, _TELLING), name, *re.split(r"[\^= ]", name or "")]
     return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in map(plain, told))
