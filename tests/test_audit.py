@@ -70,6 +70,18 @@ def test_an_archive_holds_what_the_audit_says_and_nothing_else(path: Path) -> No
     assert {column.example for column in report.columns} == {None, "a", "left"}
 
 
+def test_hidden_names_are_pseudonyms_and_look_like_nothing(path: Path) -> None:
+    hidden = "dicom:" + "1234567a" * 4
+    in_catalogue(f"UPDATE cases SET source = '{hidden}' WHERE id < 5")(path)
+    in_catalogue(f"UPDATE cases SET source = '{hidden}#frame=12' WHERE id IN (5, 6)")(path)
+    in_catalogue(f"UPDATE cases SET source = '{hidden}#frame=Meier_1234567' WHERE id = 7")(path)
+    in_catalogue("UPDATE cases SET source = 'dicom:Meier_1234567' WHERE id = 8")(path)
+    with Archive.open(path, device="cpu") as archive:
+        found = [column for column in archive.audit().columns if (column.table, column.column) == ("cases", "source")]
+    assert [(column.kind, column.n_values) for column in found] == [(CLEAR, 6), (PSEUDONYM, 6)]
+    assert [column.looks for column in found] == [(("patient numbers", 2),), ()]
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_archives_of_earlier_formats_are_known(tmp_path: Path, version: int) -> None:
     shutil.copytree(GOLDEN / f"format-{version}", tmp_path / "golden")

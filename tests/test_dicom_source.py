@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,9 @@ def test_a_patient_belongs_to_who_numbered_him(tmp_path: Path) -> None:
     assert patient_of(tmp_path / "gone.dcm") is None
     report = put(tmp_path / "e.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Rows=None, Columns=None)
     assert patient_of(report) is None
+    (tmp_path / "IM9").write_bytes(dicom(draw_image(0)[..., 0].copy(), bare=True, PatientID="no preamble"))
+    assert patient_of(tmp_path / "IM9") == "no preamble"
+    assert patient_of(tmp_path) is None
 
 
 def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
@@ -82,11 +86,28 @@ def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "label"),
-    [("Meier Anna", None), ("meier_17", None), ("P-00417", None), ("417", "417"), ("b", "b"), ("glaucoma", "glaucoma")],
-)
-def test_a_folder_named_like_the_patient_is_no_class(tmp_path: Path, folder: str, label: str | None) -> None:
-    put(tmp_path / folder / "a.dcm", PatientID="P00417", PatientName="Meier^Anna^B")
+    [
+        ("Meier Anna", None), ("meier_17", None), ("P-00417", None), ("417", "417"), ("b", "b"),
+        ("glaucoma", "glaucoma"), ("1.2.840.7.1", None), ("1.2.840.7.2", None), ("ACC4711", None), ("2024-01-31", None),
+        ("19620501_x", None), ("2024", "2024"),
+    ],
+)  # fmt: skip
+def test_a_folder_named_like_the_patient_or_the_examination_is_no_class(
+    tmp_path: Path, folder: str, label: str | None
+) -> None:
+    put(tmp_path / folder / "a.dcm", PatientID="P00417", PatientName="Meier^Anna^B", StudyInstanceUID="1.2.840.7.1",
+        SeriesInstanceUID="1.2.840.7.2", AccessionNumber="4711", StudyDate="20240131",
+        PatientBirthDate="19620501")  # fmt: skip
     assert open_source(tmp_path).items[0].label == label
+
+
+def test_a_source_named_like_its_patient_is_warned_of(tmp_path: Path) -> None:
+    put(tmp_path / "Meier_Anna/1/a.dcm", PatientName="Meier^Anna")
+    with pytest.warns(UserWarning, match="tells a patient or an examination"):
+        open_source(tmp_path / "Meier_Anna/1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_source(tmp_path).items[0].label is None
 
 
 def test_frames_are_items(tmp_path: Path) -> None:
@@ -105,6 +126,18 @@ def test_frames_are_items(tmp_path: Path) -> None:
     assert chosen["first"] == ["film.dcm#frame=1", "long#frame=1"]
     with pytest.raises(ValueError, match="all, middle, first"):
         open_source(tmp_path, frames="last")
+
+
+def test_a_file_of_frames_that_was_replaced_is_read_again_though_its_time_was_set_back(tmp_path: Path) -> None:
+    path = put(tmp_path / "film.dcm", 3, 2)
+    source, before = open_source(path), path.stat()
+    first = source.read(source.items[0])[0]
+    replaced = np.roll(draw_image(4)[..., 0], 7)
+    path.write_bytes(path.read_bytes()[: -2 * replaced.size] + 2 * replaced.tobytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert source.read(source.items[0])[0] != first
+    assert np.array_equal(source.pixels(source.items[0])[..., 0], replaced)
 
 
 def test_frames_of_one_file_stay_on_one_side() -> None:
@@ -166,7 +199,7 @@ def test_only_fields_of_the_list_are_stored_and_only_when_named(tmp_path: Path) 
     assert open_source(path).items[0].record == {}
     fields = ("modality", "StudyDate", "SeriesNumber", "ImageLaterality")
     assert open_source(path, fields=fields).items[0].record == {
-        "Modality": "CT", "StudyDate": "20240131", "SeriesNumber": "7",
+        "Modality": "CT", "StudyDate": "20240131", "SeriesNumber": 7,
     }  # fmt: skip
     for name in ("PatientName", "StudyDescription"):
         with pytest.raises(ValueError, match=rf"'{name}' may not be stored; those that may: BodyPartExamined, .*Vie"):
@@ -208,6 +241,35 @@ def test_an_archive_names_nobody_and_knows_its_files_again(tmp_path: Path, pacs:
     assert b"1.2.0" not in bytes_of(tmp_path / "archive")
 
 
+def test_what_could_not_be_read_is_forgotten_when_it_is_gone_or_whole(
+    tmp_path: Path, pacs: Path, encoder: Encoder
+) -> None:
+    whole = put(pacs / "a/film.dcm", 9, 3).read_bytes()
+    for name in ("film.dcm", "gone.dcm", "stays.dcm"):
+        (pacs / "a" / name).write_bytes(whole[:200])
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert len(archive.add(open_source(pacs)).failed) == 3
+        assert len(archive.add(open_source(put(tmp_path / "other/a.dcm"))).failed) == 0  # of another root
+        (pacs / "a/gone.dcm").unlink()
+        (pacs / "a/film.dcm").write_bytes(whole)
+        assert archive.add(open_source(pacs)).n_added == 3
+        stays = archive.patient_key().source("a/stays.dcm")
+        assert [source for _, source, _ in archive.unreadable] == [stays]
+        archive.add(Source(pacs, open_source(pacs).items[:2]))  # leaves it out
+        archive.add(Source(pacs, (Item("a/gone.png"),)))  # needs no key
+        assert [source for _, source, _ in archive.unreadable] == ["a/gone.png", stays]
+
+
+def test_why_a_file_cannot_be_used_does_not_name_it(tmp_path: Path, encoder: Encoder) -> None:
+    put(tmp_path / "pacs/Meier.dcm")
+    put(tmp_path / "pacs/Schulz.dcm")
+    source = open_source(tmp_path / "pacs")
+    put(tmp_path / "pacs/Meier.dcm", 0, 3)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert archive.add(source).failed == (("Meier.dcm", "holds 3 frames: name one, as in FILE#frame=1"),)
+    assert b"Meier" not in bytes_of(tmp_path / "archive")
+
+
 def test_ready_made_codes_hide_the_names_of_their_files_too(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
     source = open_source(pacs)
     with Archive.create(tmp_path / "archive", bits=encoder.bits) as archive:
@@ -236,6 +298,15 @@ def test_a_query_brings_its_patient(tmp_path: Path, pacs: Path, encoder: Encoder
         assert len(archive.search(query, k=6, patient="Meier9")) == 6
 
 
+def test_numbers_of_headers_are_numbers_for_where(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    for number, path in enumerate(sorted(pacs.rglob("Meier*/*"))):
+        put(path, number, PatientID=path.parent.name, SeriesNumber=8 + number % 3)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(open_source(pacs, fields=["SeriesNumber"]))
+        assert len(archive.find(where="SeriesNumber = 10")) == 2
+        assert len(archive.find(where="SeriesNumber < 10")) == 4
+
+
 def test_commands_work_on_dicom(tmp_path: Path, pacs: Path, encoder: Encoder, run: Run) -> None:
     encoder.save(tmp_path / "weights.safetensors")
     put(pacs / "a/screen.dcm", Modality="US", BurnedInAnnotation=None)
@@ -254,3 +325,27 @@ def test_commands_work_on_dicom(tmp_path: Path, pacs: Path, encoder: Encoder, ru
     scored = run("evaluate", tmp_path / "archive", pacs, "--resamples", "0", "-k", "3", "--near-duplicates", "--json")
     assert scored.status == 0, scored.err
     assert scored.json()["leaks"]["near_duplicates"]["n_cases_unread"] == 0  # type: ignore[index]
+
+
+def test_a_network_is_trained_on_dicom_files_of_which_its_run_names_nobody(tmp_path: Path, run: Run) -> None:
+    root = tmp_path / "pacs"
+    for number in range(24):
+        patient, label = f"Meier{number // 3}", "ab"[number // 3 % 2]
+        picture = draw_image(number)[..., 0] // 2
+        film = np.stack([255 - picture, 220 - picture] if label == "a" else [picture, picture // 2])
+        elements = {"PatientID": patient, "BurnedInAnnotation": "NO", "NumberOfFrames": 2, "StudyInstanceUID": "1.2.77"}
+        path = root / label / patient / f"IM{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(film, **elements))  # type: ignore[arg-type]
+    train = ("train", root, "--out", tmp_path / "run", "--epochs", 3, "--size", 64, "--bits", 16)
+    done = run(*train, "--levels", "stored", "--json")  # for these classes differ in brightness alone
+    assert done.status == 0, done.err
+    assert (done.json()["n_unreadable"], done.json()["failed"]) == (0, [])  # type: ignore[index]
+    weights = tmp_path / "run" / "weights.safetensors"
+    assert Encoder.load(weights, "cpu").description.classes == ("a", "b")
+    for secret in (b"Meier", b"1.2.77"):
+        assert secret not in bytes_of(tmp_path / "run")
+    added = run("index", tmp_path / "archive", root, "--weights", weights, "--json")
+    assert added.json()["n_added"] == 48, added.err  # type: ignore[index]
+    hits = run("query", tmp_path / "archive", f"{root}/b/Meier1/IM4#frame=2", "-k", 5, "--json").json()["hits"]  # type: ignore[index]
+    assert [hit["label"] for hit in hits] == ["b"] * 5

@@ -56,7 +56,10 @@ def bytes_of(folder: Path) -> bytes:
 def test_cases_are_deleted_by_id_expression_and_patient(archive: Archive) -> None:
     with Archive.open(archive.path) as reader:
         assert archive.find(where="label = 'a' AND age > 44").tolist() == [7, 9, 11]
-        assert archive.delete(where="label = 'a' AND age > 44") == 3
+        with pytest.raises(TypeError, match="parameters are those of where"):
+            archive.delete([7], parameters=("a",))
+        assert archive.find(where="label = :label", parameters={"label": "a' OR 'a' = 'a"}).tolist() == []
+        assert archive.delete(where="label = ? AND age > ?", parameters=("a", 44)) == 3
         assert ids_of(reader) == [1, 2, 3, 4, 5, 6, 8, 10, 12]
         assert archive.delete(patient="Meier1") == 2
         assert ids_of(reader) == [1, 2, 5, 6, 8, 10, 12]
@@ -317,7 +320,9 @@ def test_delete_asks_counts_and_deletes(archive: Archive, run: Run, monkeypatch:
     assert run("delete", archive.path, "--patient", "Meier0", "--yes").status == 0
     assert run("delete", archive.path, "--id", 3, "--id", 4, "--yes", "--json").json()["ids"] == [3, 4]  # type: ignore[index]
     assert run("delete", archive.path, "--id", 5, "--id", 4, "--yes").error().endswith("no case 4; nothing was deleted")
-    assert run("delete", archive.path, "--patient", "Meier0").out.endswith("0 deleted; 6 cases\n")
+    nobody = run("delete", archive.path, "--patient", "Meier0")
+    assert nobody.out.endswith("0 deleted; 6 cases\n")
+    assert "no case is of a patient of that name" in nobody.err
     assert ids_of(archive) == [5, 6, 7, 8, 9, 10]
     for wrong in ((), ("--id", 5, "--where", "1"), ("--where", "weight > 3")):
         assert run("delete", archive.path, *wrong, "--yes").status == 2

@@ -21,7 +21,7 @@ from athsearch.data import Item, open_source
 from athsearch.data import frames as in_frames
 from athsearch.encoder import Encoder
 from athsearch.errors import CorruptImage, ImageError, UnsupportedImage
-from athsearch.images import limits, tiff_pages
+from athsearch.images import tiff_pages
 from athsearch.types import AnyArray
 from conftest import Run, draw_image
 
@@ -77,7 +77,7 @@ def test_each_page_is_what_it_would_be_alone(compression: str, big_tiff: bool) -
         assert np.array_equal(read, page if page.ndim == 3 else page[..., None])
         assert np.array_equal(read, images.read(tiff(page, compression=compression), "a.tif"))
     assert "no frame 5 among 4" in refusal(content, "a.tif#frame=5").reason
-    assert refusal(content, "x/a.tif").reason == "holds 4 pages: name one, as in a.tif#frame=1"
+    assert refusal(content, "x/a.tif").reason == "holds 4 pages: name one, as in FILE#frame=1"
 
 
 def test_a_page_is_refused_for_itself() -> None:
@@ -313,7 +313,6 @@ def test_a_bomb_is_refused_before_it_goes_off(monkeypatch: pytest.MonkeyPatch) -
     assert "cannot be 1,000,000,352" in refusal(gzip.compress(claims), "a.nii.gz#frame=1").reason
     monkeypatch.setattr("athsearch.images.nifti.MAX_INFLATED", 9999)
     assert "at most 9,999" in refusal(gzip.compress(nifti(volume())), "a.nii.gz#frame=1").reason
-    assert limits.MAX_INFLATED == 1 << 30
 
 
 def test_headers_that_viewers_mend_are_mended(capfd: pytest.CaptureFixture[str]) -> None:
@@ -427,7 +426,7 @@ def test_commands_work_on_stacks(tmp_path: Path, stacks: Path, encoder: Encoder,
     assert any(hit["source"] == "a/sub-0_T1w.nii.gz#frame=3" and hit["distance"] == 0 for hit in hits)
     whole = run("query", tmp_path / "archive", stacks / "a/sub-0_T1w.nii.gz")
     assert whole.status == 1
-    assert "holds 4 slices: name one, as in sub-0_T1w.nii.gz#frame=1" in whole.err
+    assert "holds 4 slices: name one, as in FILE#frame=1" in whole.err
     with Archive.open(tmp_path / "archive") as archive:
         assert archive.case(1).source == "a/one.tif"
         assert {archive.case(id).record == {} for id in range(1, 17)} == {True}

@@ -16,13 +16,16 @@ import pytest
 from athsearch.archive.archive import Archive
 from athsearch.archive.cases import Case
 from athsearch.archive.catalogue import Catalogue
+from athsearch.archive.query_log import HEAD, LOG, QueryLog
+from athsearch.archive.repairing import repair
 from athsearch.archive.salvage import Problem
 from athsearch.archive.schema import PAGE_BYTES
 from athsearch.archive.verifying import verify
 from athsearch.codes import Codes
 from athsearch.data import Item, Source
 from athsearch.encoder import Encoder
-from athsearch.errors import AthsearchError, FormatVersion
+from athsearch.errors import ArchiveError, AthsearchError, FormatVersion
+from conftest import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 ITEMS = tuple(
@@ -243,6 +246,8 @@ def test_repair_keeps_no_code_of_a_damaged_segment(archive: Path, tmp_path: Path
         assert repaired.case(71).label == "a"
     again = subprocess.run([*run, "repair", archive, "--into", tmp_path / "new"], capture_output=True, check=False)
     assert again.returncode == 1
+    with pytest.raises(ArchiveError, match="lies in the archive"):
+        repair(archive, archive / "segments" / "new")
 
 
 def test_a_compacted_archive_is_verified_and_repaired_with_its_gaps(archive: Path, tmp_path: Path) -> None:
@@ -272,3 +277,101 @@ def test_a_compacted_archive_is_verified_and_repaired_with_its_gaps(archive: Pat
         assert log is not None
         assert (log.problem, log.head.n_lines) == (None, 2)
         assert repaired._catalogue.execute("SELECT digest FROM forgotten").fetchall() == [(bytes(range(32)),)]
+
+
+def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path, tmp_path: Path, run: Run) -> None:
+    key = archive.with_name("archive.key")
+    with Archive.open(archive) as opened:
+        opened.set_query_log(True, "root")
+        for id in (7, 8):
+            opened.search_case(id, user="dr. x")
+    assert verify(archive, key).problems == ()
+    whole = (archive / LOG).read_bytes()
+    (archive / LOG).write_bytes(whole.replace(b"dr. x", b"dr. y", 1))
+    broken = Problem(LOG, "line 2 is broken, or one before it is missing")
+    assert verify(archive, key).problems == (broken,)
+    assert verify(archive).problems == ()  # without the key nothing can be said
+    outcome = run("repair", archive, "--into", tmp_path / "new")
+    assert outcome.status == 0
+    assert f"  {broken}" in outcome.err.splitlines()
+    shutil.copy(key, tmp_path / "new.key")
+    assert (tmp_path / "new" / LOG).read_bytes() == (archive / LOG).read_bytes()
+    assert "line 2 is broken" in run("audit", tmp_path / "new", "--log").error()
+    outcome = run("repair", archive, "--into", tmp_path / "new2", "--key", tmp_path / "gone.key", "--json")
+    assert "gone.key: no such key file" in outcome.json()["problems"][0]["reason"]  # type: ignore[index]
+    (archive / LOG).unlink()
+    (archive / HEAD).unlink()
+    with Archive.open(archive) as opened:
+        (problem,) = opened.repair(tmp_path / "new3").problems
+    assert "queries.head: the query log's head is missing" in problem.reason
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_a_repaired_archive_does_not_forget_that_it_has_a_key_and_a_log(
+    archive: Path, tmp_path: Path, has_key: bool
+) -> None:
+    key, new = archive.with_name("archive.key"), tmp_path / "new"
+    with Archive.open(archive) as opened:
+        opened.set_query_log(True)
+    with sqlite3.connect(archive / "catalogue.sqlite") as connection:
+        connection.execute("UPDATE property SET value = 'x' WHERE name IN ('key_fingerprint', 'query_log')")
+    connection.close()
+    report = repair(archive, new, key if has_key else tmp_path / "gone.key")
+    assert "does not say which key made its pseudonyms" in report.problems[-1].reason
+    with Archive.open(new, key) as repaired:
+        if has_key:
+            assert len(repaired.search(Codes(WORDS[:1] & np.uint64(2**36 - 1), 36), k=90, patient="P0")) == 85
+            assert repaired.delete(patient="P0") == 3
+            assert QueryLog(new, repaired.patient_key()).check().head.n_lines == 2
+        else:
+            with pytest.raises(ArchiveError, match="the key of another archive"):
+                repaired.delete(patient="P0")
+
+
+@pytest.mark.parametrize("name", ["bits", "model_id"])
+def test_what_the_catalogue_forgot_of_its_model_the_weights_know(archive: Path, tmp_path: Path, name: str) -> None:
+    with Archive.open(archive) as opened:
+        before = cases_of(opened)
+    with sqlite3.connect(archive / "catalogue.sqlite") as connection:
+        connection.execute("UPDATE property SET value = '7' WHERE name = ?", [name])
+    connection.close()
+    repair(archive, tmp_path / "new")
+    with Archive.open(tmp_path / "new", device="cpu") as repaired:
+        assert cases_of(repaired) == before
+        assert repaired.encoder.model_id == repaired.model_id
+    (archive / "weights.safetensors").unlink()
+    with pytest.raises(ArchiveError, match="nothing says how long"):
+        repair(archive, tmp_path / "other")
+
+
+def test_a_catalogue_that_may_not_be_read_is_an_error_of_ours(
+    archive: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    assert "unable to open database file" in run("repair", archive, "--into", archive.with_name("new")).error()
+    outcome = run("verify", archive)
+    assert (outcome.status, "cannot be read (unable to open" in outcome.out) == (1, True)
+
+
+def test_a_commit_that_was_broken_off_on_write_protected_media_is_told(
+    archive: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = sqlite3.connect(archive / "catalogue.sqlite", isolation_level=None)
+    with closing(writer):
+        writer.execute("PRAGMA cache_size = 1")  # so that pages go to the file before the commit
+        writer.execute("BEGIN")
+        writer.execute("UPDATE cases SET record = record || ?", [" " * 5000])
+        shutil.copytree(archive, tmp_path / "crashed")
+    assert (tmp_path / "crashed" / "catalogue.sqlite-journal").stat().st_size
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda name, **options: connect(name.replace("=rw", "=ro"), **options))
+        for command in (("query", tmp_path / "crashed", "--id", 7), ("verify", tmp_path / "crashed")):
+            outcome = run(*command)
+            assert outcome.status == 1
+            assert "a crash broke off a commit" in outcome.out + outcome.err
+    assert verify(tmp_path / "crashed").problems == ()
+    assert not (tmp_path / "crashed" / "catalogue.sqlite-journal").exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,22 +75,9 @@ def _state_of(world: World, archive: Archive) -> State:
 
 
 def _verify(archive: Archive) -> None:
-    """Every byte that has a checksum, and SQLite's own check of the catalogue."""
-    connection = sqlite3.connect(archive.path / "catalogue.sqlite")
-    try:
-        if (found := connection.execute("PRAGMA integrity_check").fetchall()) != [("ok",)]:
-            raise Harmed(f"the catalogue is damaged: {found}")
-    except sqlite3.DatabaseError as error:
-        raise Harmed(f"the catalogue is damaged: {error}") from error
-    finally:
-        connection.close()
-    with archive._reading() as snapshot:
-        files = {archive.path / "segments" / segment.file: segment.sha256 for segment in snapshot.segments}
-        if kept := snapshot.kept_index:
-            files |= {archive.path / FOLDER / kept.folder / name: sha256 for name, sha256 in kept.files}
-    for file, sha256 in files.items():
-        if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-            raise Harmed(f"{file.relative_to(archive.path)} is not what was written")
+    """Every byte and row that has a checksum, and SQLite's own check of the catalogue."""
+    if problems := archive.verify().problems:
+        raise Harmed(f"verify: {'; '.join(map(str, problems))}")
 
 
 def _search(archive: Archive, state: State) -> None:

@@ -464,17 +464,31 @@ class Archive:
             kept = snapshot.kept_index
             return Plan("flat", "none is kept", {}) if kept is None else Plan(kept.kind, kept.reason, {})
 
-    def find(self, ids: Iterable[int] | None = None, *, where: str | None = None, patient: str | None = None) -> Ids:
+    def find(
+        self,
+        ids: Iterable[int] | None = None,
+        *,
+        where: str | None = None,
+        parameters: Parameters = (),
+        patient: str | None = None,
+    ) -> Ids:
         """int64, ascending: the cases that can be found among these ids, meet an expression, or are of a patient.
 
-        where: as for `search`. patient: as it stands in the sources, not the pseudonym.
+        where, parameters: as for `search`. patient: as it stands in the sources, not the pseudonym.
         Raises KeyError for an id that is not there, TypeError for what is no id or where not just one of the three is
         given, ValueError for a `where` that does not fit, ArchiveError when the key is needed and missing.
         """
         with self._reading() as snapshot:
-            return self._chosen(snapshot, self._catalogue, ids, where, patient)
+            return self._chosen(snapshot, self._catalogue, ids, where, parameters, patient)
 
-    def delete(self, ids: Iterable[int] | None = None, *, where: str | None = None, patient: str | None = None) -> int:
+    def delete(
+        self,
+        ids: Iterable[int] | None = None,
+        *,
+        where: str | None = None,
+        parameters: Parameters = (),
+        patient: str | None = None,
+    ) -> int:
         """Takes cases out of every search from now on, all or none. Their ids never return, nor do their images when
         they are added again. Their codes and records stay in the files, marked as deleted, until `compact`.
 
@@ -482,7 +496,7 @@ class Archive:
         """
         with writing(self.path) as catalogue:
             snapshot = Snapshot(self.path, catalogue, self._like, self._snapshot)
-            chosen = self._chosen(snapshot, catalogue, ids, where, patient)
+            chosen = self._chosen(snapshot, catalogue, ids, where, parameters, patient)
             return catalogue.delete(chosen.tolist(), snapshot.alone(chosen).tolist()) if len(chosen) else 0
 
     def compact(self, progress: Callable[[str], None] | None = None) -> CompactReport:
@@ -514,16 +528,19 @@ class Archive:
         catalogue: Catalogue,
         ids: Iterable[int] | None,
         where: str | None,
+        parameters: Parameters,
         patient: str | None,
     ) -> Ids:
         if sum(given is not None for given in (ids, where, patient)) != 1:
             raise TypeError("give ids, where or patient, and one of them only")
+        if parameters and where is None:
+            raise TypeError("parameters are those of where")
         if isinstance(ids, str | bytes):
             raise TypeError(f"expected ids, got {type(ids).__name__}")
         if ids is not None:
             wanted = np.array(sorted({_checked_id(id) for id in ids}), np.int64)
         elif where is not None:
-            wanted = catalogue.ids_where(where)
+            wanted = catalogue.ids_where(where, parameters)
         else:
             pseudonym = self._known_pseudonym(str(patient))
             wanted = np.zeros(0, np.int64) if pseudonym is None else catalogue.ids_of("patient", pseudonym)
@@ -542,7 +559,7 @@ class Archive:
         """Makes a new archive of all that is sound. See `repairing.repair`, which needs no archive that opens."""
         from .repairing import repair
 
-        return repair(self.path, Path(into), progress)
+        return repair(self.path, Path(into), self._key_path, progress)
 
     def patient_key(self, create: bool = False) -> PatientKey:
         """The key of this archive's pseudonyms. create: makes one if the archive has none yet.
@@ -603,10 +620,7 @@ class Archive:
         state = self._catalogue.properties().get("query_log")
         if state is None and not (self.path / LOG).exists():
             return None
-        report = self.query_log().check()
-        if report.problem is None and state != {"started": "on", "stopped": "off"}.get(report.last_event or ""):
-            return replace(report, problem=f"the log was {report.last_event}, the catalogue says it is {state}")
-        return report
+        return self.query_log().check_with(state)
 
     def audit(self) -> AuditReport:
         """What this archive stores, what of it is clear text, and whether anything is in it that is not known."""

@@ -18,7 +18,7 @@ from .catalogue import Catalogue
 from .looks import looks
 from .schema import SCHEMA
 from .snapshot import Snapshot
-from .stored import CLEAR, FILES, LEFT_OVER, LOG_FIELDS, PROPERTIES, TABLES, Stored
+from .stored import CLEAR, FILES, HIDDEN_SOURCE, LEFT_OVER, LOG_FIELDS, PROPERTIES, TABLES, Stored
 from .where import record_value
 
 LEAST_ALIKE = 5  # cases that have a value, before it is shown as an example
@@ -69,7 +69,16 @@ def audit(snapshot: Snapshot, catalogue: Catalogue) -> AuditReport:
         names = [name for _, name, *_ in catalogue.read(f"PRAGMA table_info({table})")]
         unknown += [f"column {table}.{name}" for name in names if name not in stored]
         for name in (name for name in names if name in stored):
-            columns.append(_audited(catalogue, table, name, name, stored[name]))
+            if name == "source":
+                is_hidden = HIDDEN_SOURCE.condition.replace("@", name)
+                columns.append(
+                    _audited(catalogue, table, name, f"CASE WHEN NOT {is_hidden} THEN {name} END", stored[name])
+                )
+                columns.append(
+                    _audited(catalogue, table, name, f"CASE WHEN {is_hidden} THEN {name} END", HIDDEN_SOURCE)
+                )
+            else:
+                columns.append(_audited(catalogue, table, name, name, stored[name]))
             condition = stored[name].condition.replace("@", name)
             n_others = _count(catalogue, f"{table} WHERE {name} IS NOT NULL AND NOT coalesce({condition}, 0)")
             if n_others:

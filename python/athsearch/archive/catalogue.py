@@ -43,6 +43,15 @@ def records_to_json(records: Sequence[Mapping[str, Value]]) -> list[str]:
     return ["{" + text.replace("\n", " ") + "}" for text in texts]
 
 
+def explained(error: Exception, path: Path) -> str:
+    """What an error of SQLite's over the catalogue at `path` means."""
+    if "readonly" in str(error) and path.with_name(f"{path.name}-journal").exists():
+        return (
+            "a crash broke off a commit, which must be undone first: open the archive once where it can be written to"
+        )
+    return str(error)
+
+
 class Catalogue:
     """A connection to an archive's catalogue, for reading unless `writable`.
 
@@ -105,7 +114,7 @@ class Catalogue:
         try:
             yield
         except (sqlite3.DatabaseError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CatalogueError(f"{self._path}: {error}") from error
+            raise CatalogueError(f"{self._path}: {explained(error, self._path)}") from error
 
     @contextmanager
     def transaction(self, mode: str = "DEFERRED") -> Iterator[None]:

@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,13 @@ class QueryLog:
         elif problem is None and n_missing > 0:
             problem = f"cut off after line {head.n_lines:,}: {n_missing:,} more were written"
         return LogReport(head, last_event, n_broken_off + len(broken), problem)
+
+    def check_with(self, state: str | None) -> LogReport:
+        """The same, and whether the last event is what the catalogue says: `state`, "on" or "off", None for neither."""
+        report = self.check()
+        if report.problem is None and state != {"started": "on", "stopped": "off"}.get(report.last_event or ""):
+            return replace(report, problem=f"the log was {report.last_event}, the catalogue says it is {state}")
+        return report
 
     @contextmanager
     def _locked(self) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..data import Source, file_of
+from ..data import Source, file_of, split_frame
+from ..data.folder import names_below
 from .cases import KnownCase
 from .catalogue import Catalogue
 from .pseudonym import HIDDEN, PatientKey
@@ -75,12 +76,25 @@ class Recognition:
         self._write(stamps, failed, mended)
 
     def note_gone(self, source: Source) -> None:
-        """Forgets unusable images whose files are no longer there; one that this source merely leaves out stays, and
-        one whose name is hidden, for which file it was cannot be told.
+        """Forgets unusable images whose files are no longer there, or are now told of frame by frame, or no longer so;
+        one that this source merely leaves out stays, and without the key one whose name is hidden.
         """
         there = {item.source for item in source.items}
-        missing = [name for name in self._unreadable if name not in there and not name.startswith(HIDDEN)]
-        self._write([], [], [name for name in missing if not file_of(source.root, name).exists()])
+        missing = [name for name in self._unreadable if name not in there]
+        files = {split_frame(name)[0] for name in there} if missing else set()
+        hidden: set[str] | None = None
+        if self._key is not None and any(name.startswith(HIDDEN) for name in missing):
+            hidden = {self._key.source(name) for name in names_below(source.root)}
+
+        def is_gone(name: str) -> bool:
+            file, frame = split_frame(name)
+            if file in (files if frame is None else there):
+                return True
+            if name.startswith(HIDDEN):
+                return hidden is not None and file not in hidden
+            return not file_of(source.root, name).exists()
+
+        self._write([], [], [name for name in missing if is_gone(name)])
 
     def _write(self, stamps: list[tuple[str, int]], failed: list[tuple[str, str]], mended: list[str]) -> None:
         if not (stamps or failed or mended):

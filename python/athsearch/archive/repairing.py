@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 
 from ..codes import Codes
-from ..errors import ArchiveError
+from ..errors import ArchiveError, ModelError
 from ..files import sha256_of, sync_folder
 from ..types import Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
+from .pseudonym import PatientKey
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
+from .schema import TABLES
 from .segment import Segment, map_segment, write_segment
-from .verifying import check_files
+from .verifying import check_files, problems_of_log
+
+_PATIENT, _STUDY = TABLES["cases"].index("patient"), TABLES["cases"].index("study")
 
 
 @dataclass(frozen=True)
@@ -37,30 +41,45 @@ class RepairReport:
     lost: tuple[tuple[int, int], ...]
 
 
-def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+def repair(
+    path: Path, into: Path, key_path: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> RepairReport:
     """Makes a new archive at `into` of what is sound in the one at `path`: cases whose row, root and code are as they
     were written, under the ids they had. Whole or not at all.
 
     Of a segment whose SHA-256 does not fit no code is kept, for none can be told from a wrong one; codes without cases
     only where it is known which of them were deleted. A kept index is not taken over: it is built anew from the codes.
-    Needs memory for the records. The query log is copied as it is; the patients' key stays where it is. progress:
-    called with (segments done, in all).
-    Raises ArchiveError where `into` exists, or nothing says what the archive is made of; CatalogueError where SQLite
-    can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
+    Needs memory for the records. The query log is copied as it is, broken or not, for it is evidence; what is wrong
+    with its chain, or that there is no key at `key_path` to check it with, is one of the problems. The patients' key
+    stays where it is. key_path: None for `path`.key. progress: called with (segments done, in all).
+    Raises ArchiveError where `into` exists or lies in `path`, or nothing says what the archive is made of;
+    CatalogueError where SQLite can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
     """
     path, into = Path(os.path.abspath(path)), Path(os.path.abspath(into))
     if into.exists():
         raise ArchiveError(f"{into}: exists already")
+    if path in into.parents:
+        raise ArchiveError(f"{into}: lies in the archive that is to be repaired")
     if not (path / CATALOGUE).is_file():
         raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
     cases: dict[int, tuple[Any, ...]] = {}
     contents = read_contents(path, lambda part: cases.update((row[0], row[2:]) for row in part))
     problems = contents.problems
     properties = contents.properties
-    if not properties.get("bits", "").isdigit() or "model_id" not in properties:
-        raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
     wrong = check_files(path, contents.files())
     problems += wrong
+    if not {"bits", "model_id"} <= properties.keys() and all(problem.file != WEIGHTS for problem in wrong):
+        properties |= _told_by_weights(path / WEIGHTS)
+    if not properties.get("bits", "").isdigit() or "model_id" not in properties:
+        raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
+    key_path = key_path or path.with_name(f"{path.name}.key")
+    problems += problems_of_log(path, contents, key_path)
+    if (path / LOG).is_file():
+        properties.setdefault("query_log", "on")  # where that was lost: better a line too many than an answer without
+    has_pseudonyms = any(row[_PATIENT] or row[_STUDY] for row in cases.values()) or contents.rows["forgotten"]
+    if has_pseudonyms and "key_fingerprint" not in properties:
+        properties["key_fingerprint"], problem = _fingerprint(key_path)
+        problems.append(problem)
     unfinished = into.with_name(f".{into.name}.{os.getpid()}.tmp")
     if contents.segments:  # the ids of what is lost at the end must not come again
         properties["next_id"] = str(max(contents.segments[-1].next_id, int(properties.get("next_id", "0"))))
@@ -71,11 +90,13 @@ def repair(path: Path, into: Path, progress: Callable[[int, int], None] | None =
         if (path / WEIGHTS).is_file() and all(problem.file != WEIGHTS for problem in wrong):
             shutil.copyfile(path / WEIGHTS, unfinished / WEIGHTS)
             properties["weights_sha256"] = sha256_of(unfinished / WEIGHTS)
-        for name in (LOG, HEAD):
+        for name in (HEAD, LOG):  # in this order: lines that come meanwhile are more than it counts, and no harm
             if (path / name).is_file():
                 shutil.copyfile(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
-        writer = _Writer(path, unfinished, contents, cases, {problem.file for problem in wrong})
+        writer = _Writer(
+            path, unfinished, int(properties["bits"]), contents, cases, {problem.file for problem in wrong}
+        )
         try:
             with writer.catalogue.transaction("IMMEDIATE"):
                 writer.write(progress or (lambda n_done, n_all: None))
@@ -98,9 +119,9 @@ class _Writer:
     """What is sound, on its way into a new archive."""
 
     def __init__(
-        self, path: Path, into: Path, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
+        self, path: Path, into: Path, bits: int, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
     ) -> None:
-        self._path, self._into, self._contents, self._wrong = path, into, contents, wrong
+        self._path, self._into, self._bits, self._contents, self._wrong = path, into, bits, contents, wrong
         self._roots = {number for number, *_ in contents.rows["root"]}
         self._cases = {id: row for id, row in cases.items() if row[1] in self._roots}
         self.catalogue = Catalogue(into / CATALOGUE, writable=True)
@@ -144,7 +165,7 @@ class _Writer:
 
     def _keep(self, segment: Segment, ids: Ids, begin: int) -> list[tuple[Any, ...]]:
         """Writes the codes of these ids, in rows from `begin` on, as a segment; returns their cases."""
-        like = Codes.from_bits(np.zeros((0, int(self._contents.properties["bits"])), np.bool_))
+        like = Codes.from_bits(np.zeros((0, self._bits), np.bool_))
         codes = map_segment(self._path / "segments", segment, like)[begin : begin + len(ids)]
         written = write_segment(
             self._into / "segments", [codes], len(codes), like.bits, int(ids[0]), has_cases=segment.has_cases
@@ -155,6 +176,26 @@ class _Writer:
             self.n_alone += len(codes)
             return []
         return [self._cases[id] for id in ids.tolist()]
+
+
+def _told_by_weights(path: Path) -> dict[str, str]:
+    """What a weights file says of the codes that it makes, nothing where there is none or it cannot be used."""
+    from ..encoder import Encoder
+
+    try:
+        encoder = Encoder.load(path, "cpu")
+    except (ModelError, OSError):
+        return {}
+    return {"bits": str(encoder.bits), "model_id": encoder.model_id}
+
+
+def _fingerprint(key_path: Path) -> tuple[str, Problem]:
+    """That of the key there, which nothing contradicts; or one that no key has, lest patients be taken for unknown."""
+    try:
+        fingerprint, what = PatientKey.read(key_path).fingerprint, f"that of {key_path} was taken"
+    except (ArchiveError, OSError):
+        fingerprint, what = "0" * 16, "no key fits the new archive; repair again with the key"
+    return fingerprint, Problem(CATALOGUE, f"does not say which key made its pseudonyms: {what}", "property")
 
 
 def _runs(ids: Ids) -> list[Ids]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CatalogueError, FormatVersion
-from .catalogue import BUSY_TIMEOUT_S, CACHE_BYTES
+from .catalogue import BUSY_TIMEOUT_S, CACHE_BYTES, explained
 from .checks import PART_ROWS, find_misfits, row_checks
 from .schema import FORMAT, TABLES, UPGRADES
 
@@ -43,10 +43,13 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
     Raises CatalogueError where SQLite can read nothing of it, FormatVersion where a newer version wrote it.
     """
     # Writable, so that a commit that a crash left half-done is undone; where it cannot be written, it is read.
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
-        check_same_thread=False,
-    )  # fmt: skip
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+    except sqlite3.OperationalError as error:
+        raise CatalogueError(f"{path}: cannot be read ({error})") from error
     try:
         try:
             connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
@@ -54,7 +57,7 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
             connection.execute("BEGIN")
             format = int(connection.execute("PRAGMA user_version").fetchone()[0])
         except UNREADABLE as error:
-            raise CatalogueError(f"{path}: SQLite can read nothing of it ({error})") from error
+            raise CatalogueError(f"{path}: SQLite can read nothing of it ({explained(error, path)})") from error
         if format > FORMAT:
             raise FormatVersion(
                 f"{path}: catalogue format {format}, this version reads up to {FORMAT}: upgrade athsearch"

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .pseudonym import HIDDEN
+
 CLEAR, PSEUDONYM, KEYED, DIGEST, TECHNICAL = "clear text", "pseudonym", "keyed digest", "digest", "technical"
 
 # What a value of these kinds looks like: an SQL condition on @, the value.
@@ -18,6 +20,8 @@ _HEX_32 = "typeof(@) = 'text' AND length(@) = 32 AND @ NOT GLOB '*[^0-9a-f]*'"
 _HEX_64 = _HEX_32.replace("32", "64")
 _BYTES_32 = "typeof(@) = 'blob' AND length(@) = 32"
 _ANY = "1"
+_HIDDEN_LENGTH = len(HIDDEN) + 32
+_DIGITS = f"substr(@, {len(HIDDEN) + 1}, 32)"
 
 
 class Stored(NamedTuple):
@@ -32,7 +36,13 @@ def _number(meaning: str) -> Stored:
     return Stored(TECHNICAL, meaning, _NUMBER)
 
 
-_SOURCE = Stored(CLEAR, "path of the image below its root, or a pseudonym of it (dicom:...)", "typeof(@) = 'text'")
+_SOURCE = Stored(CLEAR, "path of the image below its root", "typeof(@) = 'text'")
+HIDDEN_SOURCE = Stored(
+    PSEUDONYM,
+    "path of a DICOM file, under the key; of a frame with its number",
+    f"(substr(@, 1, {len(HIDDEN)}) = '{HIDDEN}' AND {_HEX_32.replace('@', _DIGITS)} AND (length(@) = {_HIDDEN_LENGTH} "
+    f"OR (substr(@, {_HIDDEN_LENGTH + 1}, 7) = '#frame=' AND substr(@, {_HIDDEN_LENGTH + 8}) NOT GLOB '*[^0-9]*')))",
+)
 _CHECK = _number("check of the row")
 
 TABLES: Mapping[str, Mapping[str, Stored]] = {

@@ -20,11 +20,11 @@ from .catalogue import WEIGHTS
 from .contents import Contents, read_contents
 from .kept_index import FOLDER
 from .pseudonym import PatientKey
-from .query_log import HEAD, LOG
+from .query_log import HEAD, LOG, QueryLog
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 
 # Beside what the catalogue lists. What a lock holds means nothing; a journal that is there is SQLite's own affair, and
-# the query log has a chain of its own.
+# the query log has a chain of its own, which needs the key.
 OWN_FILES = frozenset({CATALOGUE, f"{CATALOGUE}-journal", "writer.lock", LOG, HEAD})
 
 
@@ -55,7 +55,7 @@ def verify(
 ) -> VerifyReport:
     """Checks an archive: SQLite's own structure, each row's check and each table's sum, that ids ascend and every code
     that should have a case has one, the SHA-256 of every segment, of the weights and of the kept index, that no file is
-    missing and none is there that does not belong, and the patients' key, if it is there.
+    missing and none is there that does not belong, and, if the patients' key is there, it and the query log's chain.
 
     progress: called with (bytes done, bytes in all). A writer waits while the catalogue is read. Raises ArchiveError
     where there is no archive, FormatVersion for a newer one.
@@ -76,7 +76,8 @@ def verify(
     elif contents.properties.get("model_id") and WEIGHTS not in listed:
         problems.append(Problem(CATALOGUE, f"does not say what {WEIGHTS} holds", "property"))
     problems += check_files(path, listed, told)
-    problems += _problems_of_key(contents, key_path)
+    if key_path is not None and key_path.exists():
+        problems += _problems_of_key(contents, key_path) or problems_of_log(path, contents, key_path)
     leftovers = [name for name in sizes if name not in listed and name not in OWN_FILES]
     for name in list(leftovers):
         if name.split("/")[0] not in ("segments", FOLDER):
@@ -150,10 +151,22 @@ def _problems_of_weights(path: Path) -> list[Problem]:
     return []
 
 
-def _problems_of_key(contents: Contents, key_path: Path | None) -> list[Problem]:
+def problems_of_log(path: Path, contents: Contents, key_path: Path) -> list[Problem]:
+    """What is wrong with the query log, if there is or was one. Without the key nothing can be said, which is told."""
+    state = contents.properties.get("query_log")
+    if state is None and not (path / LOG).exists():
+        return []
+    try:
+        problem = QueryLog(path, PatientKey.read(key_path)).check_with(state).problem
+    except (ArchiveError, OSError) as error:
+        problem = f"its chain cannot be checked: {error}"
+    return [] if problem is None else [Problem(LOG, problem)]
+
+
+def _problems_of_key(contents: Contents, key_path: Path) -> list[Problem]:
     """A key that is elsewhere is as it should be; one that is there must be the archive's."""
     fingerprint = contents.properties.get("key_fingerprint")
-    if key_path is None or fingerprint is None or not key_path.exists():
+    if fingerprint is None:
         return []
     try:
         is_ours = PatientKey.read(key_path).fingerprint == fingerprint

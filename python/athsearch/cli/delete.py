@@ -17,7 +17,9 @@ from .common import ARCHIVE, json_option, key_option, print_json, say
 @ARCHIVE
 @click.option("--id", "ids", type=int, multiple=True, help="A case; may be given several times.")
 @click.option("--where", metavar="EXPRESSION", help="Cases that meet it, as in \"label = 'amd' AND age < 60\".")
-@click.option("--patient", help="All cases of a patient, named as in the sources; needs the key.")
+@click.option(
+    "--patient", help="All cases of a patient, as in the sources (DICOM: NUMBER or NUMBER^^^ISSUER); needs the key."
+)
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @key_option
@@ -69,6 +71,8 @@ def delete(
         return
     done = "would be deleted" if dry_run else "deleted"
     click.echo(f"{archive_path}: {len(found):,} {done}; {n_left:,} cases")
+    if patient is not None and not len(found):
+        say("  no case is of a patient of that name; a DICOM number that names its issuer is NUMBER^^^ISSUER")
     if n_deleted:
         say(f"  codes and records stay in the files until `athsearch compact {archive_path}`")
 

@@ -8,25 +8,27 @@ from pathlib import Path
 import click
 
 from ..archive.repairing import repair as repair_archive
-from .common import ARCHIVE, all_or_nothing, json_option, print_json, progress, say
+from .common import ARCHIVE, all_or_nothing, json_option, key_option, print_json, progress, say
 
 
 @click.command()
 @ARCHIVE
 @click.option("--into", required=True, metavar="NEW", type=click.Path(path_type=Path), help="The archive to make.")
+@key_option
 @json_option
-def repair(archive_path: Path, into: Path, as_json: bool) -> None:
+def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool) -> None:
     """Make an archive NEW of all that is sound in ARCHIVE, and list what is not. ARCHIVE stays as it is.
 
     Cases keep their ids. Give NEW the key that ARCHIVE has (copy ARCHIVE.key to NEW.key, or use --key), and build an
-    index anew if one was kept. What was lost can be added again from its source.
+    index anew if one was kept. What was lost can be added again from its source. The query log is copied as it is; with
+    the key its chain is checked.
 
     \b
     Example:
       athsearch repair archive --into archive-repaired
     """
     with all_or_nothing(f"{into} was not made"), progress("repairing") as bar:
-        report = repair_archive(archive_path, into, bar)
+        report = repair_archive(archive_path, into, key_path, bar)
     if as_json:
         print_json({"archive": str(archive_path), "into": str(into), **asdict(report)})
         return

@@ -21,7 +21,8 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
 
     That is: the SHA-256 of every segment, of the weights and of a kept index; the check of every row of the catalogue
     and the sums of its tables; SQLite's own structure; that every code that should have a case has one; that no file is
-    missing or does not belong; and, where the patients' key is there, that it is this archive's. Nothing is changed.
+    missing or does not belong; and, where the patients' key is there, that it is this archive's, and the query log's
+    chain. Nothing is changed.
 
     Exit status 1 if anything is wrong; `athsearch repair` then makes an archive of all that is sound.
 

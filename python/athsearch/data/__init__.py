@@ -57,8 +57,8 @@ def open_source(
     read: patient (with the issuer of his number, if named) and study where a manifest names none, and the number of
     frames. fields: names of `data.dicom.FIELDS` to keep in the record, none by default. Images that may
     show the patient's name (Burned In Annotation is YES, or not said for ultrasound and secondary captures) are
-    refused when read, unless allow_burned_in. A label that is the patient's number or name is none. Archives keep the
-    file's name under their key, unless clear_names. progress: called with (done, all) now and then.
+    refused when read, unless allow_burned_in. A label that tells the patient or the examination is none. Archives keep
+    the file's name under their key, unless clear_names. progress: called with (done, all) now and then.
 
     Several images a file: each frame of DICOM, page of TIFF and axial slice of NIfTI (.nii, .nii.gz) is an item of its
     own, as in "file.dcm#frame=3", counted from 1, if there are two or more. frames: "all", up to MAX_FRAMES of

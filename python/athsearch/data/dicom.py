@@ -6,13 +6,18 @@ Nothing else of a header is kept. A header that cannot be read changes nothing: 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import images
 from ..errors import ImageError, SourceError
-from .source import Item, Source
+from .source import Item, Source, Value
+
+if TYPE_CHECKING:
+    from ..images.dicom_header import Header
 
 FIELDS: Mapping[str, tuple[int, str]] = {  # what a record may hold, when asked for by name: its tag, and what it tells
     "BodyPartExamined": (0x00180015, "body part, as CHEST"),
@@ -33,10 +38,19 @@ FIELDS: Mapping[str, tuple[int, str]] = {  # what a record may hold, when asked 
     "ViewPosition": (0x00185101, "view of a radiograph, as PA"),
 }
 
+_NUMBERS = ("InstanceNumber", "SeriesNumber")
 _CHARSET, _CLASS, _MODALITY = 0x00080005, 0x00080016, 0x00080060
 _NAME, _PATIENT, _ISSUER, _STUDY = 0x00100010, 0x00100020, 0x00100021, 0x0020000D
 _N_FRAMES, _ROWS, _BURNED_IN = 0x00280008, 0x00280010, 0x00280301
-_TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _PATIENT, _ISSUER, _STUDY, _N_FRAMES, _ROWS, _BURNED_IN)
+_TELLING = (
+    _PATIENT,
+    _STUDY,
+    0x0020000E,
+    0x00080050,
+    0x00080020,
+    0x00100030,
+)  # series, accession, dates of study, birth
+_TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _ISSUER, _N_FRAMES, _ROWS, _BURNED_IN, *_TELLING)
 
 _SCREENS = ("US", "IVUS", "XC", "OT", "SC")  # modalities whose images are often copies of a screen, with its texts
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
@@ -56,6 +70,19 @@ def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(known[name.casefold()] for name in names))
 
 
+def warn_of_root(source: Source) -> None:
+    """A UserWarning where the path of the source's root tells of whom its first DICOM file is."""
+    file = next((item.source for item in source.items if images.may_be_dicom(item.source)), None)
+    header = None if file is None else _header(source.root / file)
+    if header is not None and any(_tells_who(part, header) for part in source.root.parts):
+        warnings.warn(
+            f"{source.root}: this path tells a patient or an examination, and an archive stores it as it is: choose a "
+            "folder above it",
+            UserWarning,
+            stacklevel=4,  # who called open_source
+        )
+
+
 def describe(
     root: Path, fields: Sequence[str], allow_burned_in: bool, clear_names: bool, item: Item
 ) -> tuple[Item, int] | None:
@@ -64,24 +91,20 @@ def describe(
     What the item says goes first. None if the file is of a kind that holds no image, such as reports.
     """
     from ..images.dicom_frames import frame_count
-    from ..images.dicom_header import read_header
 
     item = replace(item, hides_name=not clear_names)
-    tags = [*_TAGS, *(FIELDS[name][0] for name in fields)]
-    try:
-        with open(root / item.source, "rb") as file:
-            header = read_header(file, item.source, tags, max(tags))
-        n_frames = frame_count(header)
-    except (OSError, ValueError, ImageError, ModuleNotFoundError):
+    header = _header(root / item.source, fields)
+    if header is None:
         return item, 1  # reading it will tell
+    n_frames = frame_count(header)
     kind = header.text(_CLASS) or ""
     if kind.startswith(_NO_IMAGES) and _ROWS not in header:
         return None
     patient, issuer = header.text(_PATIENT), header.text(_ISSUER)
-    record = {name: value for name in fields if (value := header.text(FIELDS[name][0])) and value.isprintable()}
+    record = {name: value for name in fields if (value := _field(header, name)) is not None}
     item = replace(
         item,
-        label=None if _names_patient(item.label, patient, header.text(_NAME)) else item.label,
+        label=None if _tells_who(item.label, header) else item.label,
         patient=item.patient or (f"{patient}^^^{issuer}" if patient and issuer else patient),
         study=item.study or header.text(_STUDY),
         record={**record, **item.record},
@@ -92,8 +115,30 @@ def describe(
     return item, n_frames
 
 
-def _names_patient(label: str | None, patient: str | None, name: str | None) -> bool:
-    """Whether a label, a folder's name mostly, is the patient's number or name: exports often have a folder a patient.
+def _header(path: Path, fields: Sequence[str] = ()) -> Header | None:
+    """What a file says of itself as far as it is needed here; None where it cannot be read."""
+    from ..images.dicom_header import read_header
+
+    tags = [*_TAGS, *(FIELDS[name][0] for name in fields)]
+    try:
+        with open(path, "rb") as file:
+            return read_header(file, path.name, tags, max(tags))
+    except (OSError, ValueError, ImageError, ModuleNotFoundError):
+        return None
+
+
+def _field(header: Header, name: str) -> Value | None:
+    """What a header has in one of FIELDS: numbers as such, so that `where` compares them as numbers."""
+    if name in _NUMBERS:
+        number = header.decimal(FIELDS[name][0])
+        return int(number) if number is not None and number == int(number) and abs(number) < 2**63 else None
+    value = header.text(FIELDS[name][0])
+    return value if value and value.isprintable() else None
+
+
+def _tells_who(label: str | None, header: Header | None) -> bool:
+    """Whether a label, or a folder's name, is the patient's number, name or birthday, or number, UID or date of the
+    examination: exports often have a folder for each.
 
     Blanks, signs and capitals aside. Single characters do not count, and within a longer label four are needed.
     """
@@ -101,15 +146,17 @@ def _names_patient(label: str | None, patient: str | None, name: str | None) -> 
     def plain(text: str | None) -> str:
         return "".join(filter(str.isalnum, text or "")).casefold()
 
-    shown = plain(label)
-    told = [plain(patient), plain(name), *map(plain, re.split(r"[\^= ]", name or ""))]
-    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in told)
+    if header is None:
+        return False
+    shown, name = plain(label), header.text(_NAME)
+    told = [*map(header.text, _TELLING), name, *re.split(r"[\^= ]", name or "")]
+    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in map(plain, told))
 
 
 def patient_of(path: str | Path) -> str | None:
     """The patient that a DICOM file, or the file of a frame, names; None for all else."""
     whole = Path(images.split_frame(str(path))[0])
-    if not images.is_dicom(whole):
+    if not images.may_be_dicom(whole.name):
         return None
     described = describe(whole.parent, (), True, True, Item(whole.name))
     return described[0].patient if described else None

@@ -42,6 +42,7 @@ def described(
     """
     if not any(map(_tells, source.items)):
         return source
+    dicom.warn_of_root(source)
     describe = partial(_described, source.root, fields, frames, allow_burned_in, clear_names)
     found: list[Item] = []
     skipped: list[str] = []
@@ -94,14 +95,14 @@ def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]
     status = (root / path).stat()
     try:
         with _lock:
-            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_size)
+            digest, file = _parsed(root / path, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
     except ImageError as error:
         raise type(error)(source, error.reason) from None
     return b"%s#frame=%d" % (digest, number or 1), lambda least_side: images.pixels_of(file, source, least_side)
 
 
 @lru_cache(maxsize=2)
-def _parsed(path: Path, modified_ns: int, n_bytes: int) -> tuple[bytes, images.ImageFile]:
-    """A file and its digest. Time and size stand here so that a file that was replaced is read again."""
+def _parsed(path: Path, modified_ns: int, changed_ns: int, n_bytes: int) -> tuple[bytes, images.ImageFile]:
+    """A file and its digest. Times and size stand here so that a file that was replaced is read again."""
     content = path.read_bytes()
     return hashlib.sha256(content).digest(), images.open_image(content, path.name)

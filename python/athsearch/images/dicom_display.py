@@ -52,17 +52,20 @@ def _grey(header: Header, layout: Layout, values: AnyArray, photometric: str, nu
     padding = _padding(header, layout, values)
     rescale, voi = _groups_of(header, number, _TRANSFORMATION), _groups_of(header, number, _FRAME_VOI)
     luts = (header.items(_MODALITY_LUTS) or rescale.items(_MODALITY_LUTS))[:1]
-    real = values.astype(np.float64)
+    real, extremes = values.astype(np.float64), layout.extremes
     if luts:
-        real = _through_lut(luts[0], values, layout.is_signed, name)[0]
+        real, extremes = _through_lut(luts[0], values, layout.is_signed, name)[0], (0, 0xFFFF)
     else:
         slope, intercept = rescale.decimal(_RESCALE[1]), rescale.decimal(_RESCALE[0]) or 0.0
         if slope is not None and slope != 0:
             real = real * slope + intercept
+            extremes = tuple(value * slope + intercept for value in extremes)
     voi_luts = voi.items(_VOI_LUTS)[:1]
     window = _window(voi)
     if voi_luts:
-        real, white = _through_lut(voi_luts[0], np.floor(real + 0.5).astype(np.int64), bool(real.min() < 0), name)
+        # By the values that there can be, not by this frame's: the frames of a series are to look alike.
+        is_signed = min(extremes) < 0 or voi_luts[0].is_signed_word(_LUT_DESCRIPTOR)
+        real, white = _through_lut(voi_luts[0], np.floor(real + 0.5).astype(np.int64), is_signed, name)
         grey = real / white
     elif window is not None:
         grey = _through_window(real, *window)
@@ -173,6 +176,8 @@ def _expanded(words: list[int], n_entries: int) -> AnyArray:
     place = 0
     while place + 2 < len(words) and len(entries) < n_entries:
         starts.append(place)
+        if words[place + 1] == 0:  # of many such ones a file could have, each taking all of the others again
+            raise ValueError("an empty segment of a palette")
         if words[place] == 2:
             first = starts.index((words[place + 2] | words[place + 3] << 16) // 2)  # counted in bytes
             for again in starts[first : first + words[place + 1]]:

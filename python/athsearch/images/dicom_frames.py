@@ -48,6 +48,12 @@ class Layout:
     high_bit: int
     is_signed: bool
 
+    @property
+    def extremes(self) -> tuple[float, ...]:
+        """The lowest and the highest value that may be stored."""
+        lowest = -(1 << (self.bits_stored - 1)) if self.is_signed else 0
+        return lowest, lowest + (1 << self.bits_stored) - 1
+
 
 def frame_count(header: Header) -> int:
     """How many frames a file says it holds, at least 1."""

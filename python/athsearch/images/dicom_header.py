@@ -18,10 +18,10 @@ import numpy as np
 from ..errors import CorruptImage, UnsupportedImage
 from ..types import AnyArray
 from .dicom_names import PREAMBLE_BYTES, begins_like_dicom, has_preamble
-from .limits import MAX_INFLATED
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA = 0x7FE00008, 0x7FE00009
+MAX_INFLATED = 1 << 28  # bytes of a deflated data set; a file of a thousandth of that can say that it has them
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -44,6 +44,7 @@ class Elements:
 
     def __init__(self, elements: Mapping[int, Any], is_little_endian: bool, charset: str | None = None) -> None:
         self._elements = elements
+        self._items: dict[int, list[Elements]] = {}  # of sequences that were asked for: each frame asks for the same
         self._order = "<" if is_little_endian else ">"
         self._charset = charset or self.text(0x00080005)
 
@@ -58,6 +59,10 @@ class Elements:
     def is_word(self, tag: int) -> bool:
         """Whether the file says that an element is made of 16-bit words."""
         return getattr(self._elements.get(tag), "VR", None) == "OW"
+
+    def is_signed_word(self, tag: int) -> bool:
+        """Whether the file says that the first value of an element is a signed word."""
+        return getattr(self._elements.get(tag), "VR", None) == "SS"
 
     def is_encapsulated(self, tag: int) -> bool:
         """Whether an element came in fragments, as compressed pixels do."""
@@ -93,6 +98,11 @@ class Elements:
 
     def items(self, tag: int) -> list[Elements]:
         """The items of a sequence. Raises what BAD_BYTES names where it is damaged."""
+        if tag not in self._items:
+            self._items[tag] = self._parsed(tag)
+        return self._items[tag]
+
+    def _parsed(self, tag: int) -> list[Elements]:
         element = self._elements.get(tag)
         if element is None:
             return []
@@ -139,6 +149,8 @@ def read_header(file: BinaryIO, name: str, tags: Iterable[int], last_tag: int) -
                 specific_tags=list(tags),
             )
         }
+    except EOFError:
+        raise CorruptImage(name, "cut short: it ends in the middle of an element") from None
     except BAD_BYTES as error:
         raise CorruptImage(name, f"cannot be parsed as DICOM ({type(error).__name__})") from None
     return Header(elements, syntax)

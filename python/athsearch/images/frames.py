@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Protocol
 
@@ -35,8 +34,7 @@ def pixels_of(file: ImageFile, name: str, least_side: int) -> Pixels:
     """The image that `name` names, or the only one. Raises ImageError where there is no such, or it is unusable."""
     number = split_frame(name)[1]
     if number is None and file.n_frames > 1:
-        example = f"{os.path.basename(name)}#frame=1"
-        raise UnsupportedImage(name, f"holds {file.n_frames:,} {file.unit}: name one, as in {example}")
+        raise UnsupportedImage(name, f"holds {file.n_frames:,} {file.unit}: name one, as in FILE#frame=1")
     if not 1 <= (number or 1) <= file.n_frames:
         raise CorruptImage(name, f"no frame {number} among {file.n_frames:,}")
     return file.pixels(number or 1, name, least_side)

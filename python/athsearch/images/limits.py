@@ -6,7 +6,6 @@ from ..errors import UnsupportedImage
 
 SMALLEST_SIDE = 8
 MAX_PIXELS = 2**30 // 12  # 89,478,485: 256 MiB as RGB
-MAX_INFLATED = 1 << 30  # bytes of a deflated DICOM data set, or of a NIfTI volume
 
 
 def check_size(width: int, height: int, name: str) -> None:

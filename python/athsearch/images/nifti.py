@@ -26,8 +26,9 @@ import numpy as np
 
 from ..errors import CorruptImage, UnsupportedImage
 from ..types import AnyArray, Pixels
-from .limits import MAX_INFLATED, check_size
+from .limits import check_size
 
+MAX_INFLATED = 1 << 30  # bytes of a volume
 _GZIP = b"\x1f\x8b"
 _PERCENTILES = (0.1, 99.9)
 _N_SAMPLED = 1 << 22
