@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from PIL import Image
 
+from athsearch.archive import archive as archive_module
 from athsearch.archive.archive import Archive
 from athsearch.archive.kept_index import KINDS
 from athsearch.codes import Codes, concatenate
@@ -207,6 +208,7 @@ class ArchiveModel(RuleBasedStateMachine):
 
 def test_an_archive_is_a_dict_of_cases(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_module, "QUIET_S", 0.05)  # so that some files need not be read again
+    monkeypatch.setattr(archive_module, "MAX_ADDED_SHARE", 2)  # so that an index stays while cases come
     ArchiveModel.encoder, ArchiveModel.seen = encoder, Counter()
     ArchiveModel.codes = encoder.encode([draw_image(seed) for seed in range(12)])
     assert len(np.unique(ArchiveModel.codes.words)) > 8
@@ -218,6 +220,11 @@ def test_an_archive_is_a_dict_of_cases(encoder: Encoder, monkeypatch: pytest.Mon
     model.delete_patient("Meier")
     model.compact()
     model.night({}, True, False)
+    model.search(1, 5, None, None)
+    model.add_codes([4, 5])
+    model.build_index("distinct")
+    model.add_codes([1, 2, 3])
+    model.compact()
     model.search(1, 5, None, None)
     model.both_hold_the_same()
     model.teardown()

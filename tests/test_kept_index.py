@@ -87,6 +87,19 @@ def test_an_index_is_renewed_once_many_codes_were_added(archive: Archive, kind: 
     assert dict(index.files) == {name: digest.hexdigest() for name, digest in digests.items()}
 
 
+@pytest.mark.parametrize("kind", ["distinct", "mih"])
+def test_compaction_may_merge_what_the_index_covers_with_what_came_later(archive: Archive, kind: str) -> None:
+    archive.build_index(kind)
+    archive.add_codes(learned_codes(100, 50, 6))
+    assert archive.compact().n_removed == 16
+    archive.add_codes(learned_codes(100, 50, 7))
+    assert archive.compact().n_segments == 1
+    with Archive.open(archive.path) as opened:
+        assert opened.index_plan.kind == kind
+        for id in (2, 8000, 8050, 8150):
+            assert found(opened, id) == found(opened, id, "flat")
+
+
 def test_one_process_sees_the_index_that_another_builds(archive: Archive) -> None:
     truth = found(archive, 2)
     with Archive.open(archive.path) as other:

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -124,11 +124,22 @@ def open_index(archive: Path, kept: KeptIndex, codes: Sequence[Codes]) -> Sorted
     folder = archive / FOLDER / kept.folder
     try:
         arrays = {Path(name).stem: map_npy(folder / name) for name, _ in kept.files}
-        index = SORTED_KINDS[kept.kind](codes, form=SortedForm.from_arrays(kept.n_rows, arrays))
+        parts = list(_cut(codes, kept.n_rows))
+        index = SORTED_KINDS[kept.kind](parts, form=SortedForm.from_arrays(kept.n_rows, arrays))
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise SegmentCorrupt(f"the index in {folder} cannot be used ({error})") from error
     index.plan = Plan(kept.kind, kept.reason, {})
     return index
+
+
+def _cut(codes: Sequence[Codes], n_rows: int) -> Iterator[Codes]:
+    """The codes, cut after the first n_rows: a compaction may have merged the last of these with what came later."""
+    for part in codes:
+        if 0 < n_rows < len(part):
+            yield from (part[:n_rows], part[n_rows:])
+        else:
+            yield part
+        n_rows -= len(part)
 
 
 def remove_unlisted(archive: Path, kept: KeptIndex | None) -> None:
