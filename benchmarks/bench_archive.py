@@ -63,13 +63,12 @@ def batch_of(begin: int, case: Callable[[int], Item]) -> Source:
 
 def measure(folder: Path, n_cases: int) -> dict[str, float]:
     """All figures."""
-    path, begins = folder / "archive", range(0, n_cases, BATCH)
+    path, begins = folder / "full", range(0, n_cases, BATCH)
     result = {}
-    for name, case in (("small", small), ("full", full)):
-        for old in (path, folder / "alone.sqlite"):
-            run("rm", "-rf", str(old), folder=folder)
-        result[f"{name}_adds_per_s"] = n_cases / add_all(path, begins, case)
-        result[f"{name}_sqlite_adds_per_s"] = n_cases / sqlite_alone(folder / "alone.sqlite", begins, case)
+    for case in (small, full):
+        name = case.__name__
+        result[f"{name}_adds_per_s"] = n_cases / add_all(folder / name, begins, case)
+        result[f"{name}_sqlite_adds_per_s"] = n_cases / sqlite_alone(folder / f"{name}.sqlite", begins, case)
     result["open_s"] = timed(lambda: Archive.open(path).close())
     catalogue_bytes = (path / "catalogue.sqlite").stat().st_size
     result["bytes_per_case"] = catalogue_bytes / n_cases
