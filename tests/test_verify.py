@@ -286,6 +286,9 @@ def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path
         for id in (7, 8):
             opened.search_case(id, user="dr. x")
     assert verify(archive, key).problems == ()
+    without_key = verify(archive, tmp_path / "elsewhere.key")
+    assert without_key.is_sound
+    assert without_key.unchecked == (f"{LOG}: its chain needs the key of the patients",)
     whole = (archive / LOG).read_bytes()
     (archive / LOG).write_bytes(whole.replace(b"dr. x", b"dr. y", 1))
     broken = Problem(LOG, "line 2 is broken, or one before it is missing")

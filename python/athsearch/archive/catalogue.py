@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -73,19 +73,17 @@ class Catalogue:
     @staticmethod
     def create(path: Path, properties: Mapping[str, str]) -> None:
         """Writes a new, empty catalogue. Raises CatalogueError where that fails; then, what is there is not one."""
-        connection = sqlite3.connect(path, isolation_level=None)
+        # Without a journal: there is nothing to go back to, and the folder is not an archive before it is renamed.
+        pragmas = f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL"
         try:
-            # Without a journal: there is nothing to go back to, and the folder is not an archive before it is renamed.
-            pragmas = f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = OFF; PRAGMA synchronous = FULL"
-            connection.executescript(f"{pragmas}; BEGIN; {SCHEMA}")
-            connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
-            note_schema(connection)
-            seal(connection)
-            connection.execute("COMMIT")
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.executescript(f"{pragmas}; BEGIN; {SCHEMA}")
+                connection.executemany("INSERT INTO property (name, value) VALUES (?, ?)", properties.items())
+                note_schema(connection)
+                seal(connection)
+                connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise CatalogueError(f"{path}: {error}") from error
-        finally:
-            connection.close()
 
     def close(self) -> None:
         """Ends the connection."""

@@ -152,7 +152,8 @@ class QueryLog:
         """The same, and whether the last event is what the catalogue says: `state`, "on" or "off", None for neither."""
         report = self.check()
         if report.problem is None and state != {"started": "on", "stopped": "off"}.get(report.last_event or ""):
-            return replace(report, problem=f"the log was {report.last_event}, the catalogue says it is {state}")
+            problem = f"the log was {report.last_event}, the catalogue says it is {state or 'off'}"
+            return replace(report, problem=f"{problem}; where a crash cut the switching off, switch it again")
         return report
 
     @contextmanager

@@ -34,6 +34,7 @@ class VerifyReport:
 
     n_bytes: of all files. n_rows: of the catalogue, each against its check; formats before 3 have none. problems: none
     in a sound archive. leftovers: files that nobody lists, where a writer that was killed leaves such: harmless.
+    unchecked: what could not be checked, and why.
     """
 
     format: int
@@ -43,6 +44,7 @@ class VerifyReport:
     n_cases: int
     problems: tuple[Problem, ...]
     leftovers: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -76,8 +78,10 @@ def verify(
     elif contents.properties.get("model_id") and WEIGHTS not in listed:
         problems.append(Problem(CATALOGUE, f"does not say what {WEIGHTS} holds", "property"))
     problems += check_files(path, listed, told)
-    if key_path is not None and key_path.exists():
+    has_log, has_key = (path / LOG).exists(), key_path is not None and key_path.exists()
+    if key_path is not None and has_key:
         problems += _problems_of_key(contents, key_path) or problems_of_log(path, contents, key_path)
+    unchecked = [f"{LOG}: its chain needs the key of the patients"] if has_log and not has_key else []
     leftovers = [name for name in sizes if name not in listed and name not in OWN_FILES]
     for name in list(leftovers):
         if name.split("/")[0] not in ("segments", FOLDER):
@@ -85,7 +89,8 @@ def verify(
             problems.append(Problem(name, "does not belong to the archive: nobody lists it"))
     problems = _still_there(path, problems, contents)
     return VerifyReport(
-        contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases, tuple(problems), tuple(leftovers)
+        *(contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases),
+        *(tuple(problems), tuple(leftovers), tuple(unchecked)),
     )
 
 

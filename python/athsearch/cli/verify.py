@@ -42,6 +42,8 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
         )
         for problem in report.problems:
             click.echo(f"  {problem}")
+        for unchecked in report.unchecked:
+            say(f"  {unchecked}: not checked")
         for name in report.leftovers:
             say(f"  {name}: listed nowhere, left by a writer that was stopped: harmless")
     if not report.is_sound:
