@@ -11,6 +11,7 @@ from steps import BITS, Expected, State, World
 from athsearch import Archive, Codes
 from athsearch.archive.kept_index import FOLDER
 from athsearch.archive.pseudonym import PatientKey
+from athsearch.archive.query_log import LOG
 
 
 class Harmed(Exception):
@@ -26,7 +27,14 @@ def check(world: World, path: Path, possible: list[State]) -> State:
     if not path.exists():
         return _one_of(possible, State())
     with Archive.open(path, device="cpu") as archive:
-        state = _one_of(possible, _state_of(world, archive))
+        found = _state_of(world, archive)
+        wanted = possible[-1].is_logged
+        if len(possible) > 1 and found.is_logged != wanted:  # whose command was cut off gives it once more
+            archive.set_query_log(wanted)
+            n_before, found = found.n_lines, _state_of(world, archive)
+            if n_before in {state.n_lines for state in possible}:  # it may have been cut off after its line
+                found = replace(found, n_lines=possible[-1].n_lines)
+        state = _one_of(possible, found)
         _verify(archive)
         if state.is_compact and len(possible) == 1:
             _check_files(archive)
@@ -40,18 +48,22 @@ def check(world: World, path: Path, possible: list[State]) -> State:
         if _unlisted(archive):  # what a killed compaction left, the next one removes
             archive.compact()
             _check_files(archive)
-    return replace(state, next_id=state.next_id + 1, is_compact=False)
+        n_lines = _n_lines(archive)
+    return replace(state, next_id=state.next_id + 1, is_compact=False, n_lines=n_lines)
 
 
 def _one_of(possible: list[State], found: State) -> State:
     for state in possible:
-        if (state.exists, state.cases) == (found.exists, found.cases):
+        if replace(found, known=state.known, changed=state.changed, next_id=state.next_id) == replace(
+            state, is_compact=False
+        ):
             return state
     wanted = possible[0].cases
     lost = [id for id, case in wanted.items() if found.cases.get(id) != case]
     added = [id for id in found.cases if id not in wanted]
     raise Harmed(
-        f"exists: {found.exists}; lost or changed: {lost[:5]} of {len(lost)}; more: {added[:5]} of {len(added)}"
+        f"exists: {found.exists}; lost or changed: {lost[:5]} of {len(lost)}; more: {added[:5]} of {len(added)}; "
+        f"{found.n_lines} lines of the log, {'on' if found.is_logged else 'off'}, not {possible[0].n_lines}"
     )
 
 
@@ -71,7 +83,14 @@ def _state_of(world: World, archive: Archive) -> State:
             if said != (str(world.source.root.resolve()), item.label, pseudonym, item.split, item.record):
                 raise Harmed(f"the record of case {id} is not that of {item.source}: {said}")
         cases[id] = Expected(tuple(words), item)
-    return State(True, cases)
+    is_logged = archive._catalogue.properties().get("query_log") == "on"
+    return State(True, cases, n_lines=_n_lines(archive), is_logged=is_logged)
+
+
+def _n_lines(archive: Archive) -> int:
+    """Of the query log, those whose chain holds."""
+    has_lines = (archive.path / LOG).exists() and (archive.path / LOG).stat().st_size
+    return archive.query_log().check().head.n_lines if has_lines else 0
 
 
 def _verify(archive: Archive) -> None:

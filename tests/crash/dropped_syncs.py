@@ -13,7 +13,11 @@ from recorder import Operation
 from steps import World
 
 MOST_A_SITE, MOST_TRIES = 4, 600
-LONG_SEARCHES = ("catalogue: ", "compaction: ")  # harm needs a page that is torn at one of few places
+LONG_SEARCHES = (
+    "catalogue: ",
+    "compaction: ",
+    "query log: name",
+)  # harm needs a page that is torn at one of few places
 
 # What is flushed, by the path and by the operation before it that concerns the same folder; the first that fits.
 SITES = (
@@ -29,6 +33,9 @@ SITES = (
     (r"new/archive/indexes/.*\.npy", r"", "index: an array"),
     (r"new/archive/indexes/.*", r"", "index: names of the arrays"),
     (r"new/archive/indexes", r"R", "index: its own name"),
+    (r"new/archive/queries\.head", r"", "query log: its head when it is made"),
+    (r"new/archive", r"C .*queries\.head", "query log: name of its head"),
+    (r"new/archive/queries\.log", r"", "query log: a line"),
     (r"new/archive/catalogue\.sqlite-journal", r"W", "catalogue: journal, pages"),
     (r"new/archive/catalogue\.sqlite-journal", r"", "catalogue: journal, number of pages"),
     (r"new/archive/catalogue\.sqlite", r"", "catalogue"),

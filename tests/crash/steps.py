@@ -31,7 +31,8 @@ class Expected:
 class State:
     """What an archive holds. known: sources that were ever added; changed: those of them whose file changed since.
 
-    next_id: the id that comes next. is_compact: whether nothing else may lie in its folder.
+    next_id: the id that comes next. is_compact: whether nothing else may lie in its folder. n_lines: of the query log;
+    is_logged: whether each answer adds one.
     """
 
     exists: bool = False
@@ -40,6 +41,8 @@ class State:
     changed: frozenset[str] = frozenset()
     next_id: int = 1
     is_compact: bool = False
+    n_lines: int = 0
+    is_logged: bool = False
 
     def with_added(self, added: list[Expected]) -> State:
         """The state when these cases were added."""
@@ -109,6 +112,10 @@ class Step:
                 archive.build_index(self.kind)
             elif self.name == "compact":
                 archive.compact()
+            elif self.name == "ask":
+                archive.search(Codes(made_codes(self.begin, self.end).words, BITS, archive.model_id), user="x" * 300)
+            elif self.name in ("start_log", "stop_log"):
+                archive.set_query_log(self.name == "start_log")
             else:
                 raise ValueError(self.name)
 
@@ -128,11 +135,16 @@ class Step:
         if self.name == "add_codes":
             words = made_codes(self.begin, self.end).words.tolist()
             return state.with_added([Expected(tuple(code)) for code in words])
+        if self.name == "ask":
+            return replace(state, n_lines=state.n_lines + state.is_logged)
+        if self.name in ("start_log", "stop_log"):
+            return replace(state, n_lines=state.n_lines + 1, is_logged=self.name == "start_log")
         cases = {id: case for id, case in state.cases.items() if id not in self.ids}
         return replace(state, cases=cases, is_compact=self.name == "compact")
 
 
-# Each way of writing an archive once or twice; the second add_codes makes the index be built anew.
+# Each way of writing an archive once or twice; the second add_codes makes the index be built anew, and a line of the
+# query log takes two sectors.
 SCENARIO = (
     Step("create"),
     Step("add", 0, 6),
@@ -147,6 +159,10 @@ SCENARIO = (
     Step("build_index", kind="mih"),
     Step("compact"),
     Step("build_index", kind="flat"),
+    Step("start_log"),
+    Step("ask", 3, 4),
+    Step("ask", 4, 5),
+    Step("stop_log"),
 )
 
 
@@ -161,7 +177,10 @@ def random_step(rng: random.Random, world: World, state: State) -> Step:
     """Something to do to an archive that holds `state`."""
     if not state.exists:
         return Step("create")
-    name = rng.choice(("add", "add_codes", "add_codes", "delete", "delete", "build_index", "change", "compact"))
+    name = rng.choice(("add", "add_codes", "add_codes", "delete", "delete", "build_index", "change", "compact", "log"))
+    if name == "log":
+        begin = rng.randrange(1 << 20)
+        return Step(rng.choice(("ask", "stop_log")), begin, begin + 1) if state.is_logged else Step("start_log")
     if name in ("add", "change"):  # of each image twice, its second form comes after its first
         begin = rng.randrange(0, 36, 4)
         return Step("change" if world.source.items[begin].source in state.known else "add", begin, begin + 4)

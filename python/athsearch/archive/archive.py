@@ -604,7 +604,7 @@ class Archive:
             if is_on:
                 key = self.patient_key(create=True)
                 catalogue.set_property("key_fingerprint", key.fingerprint)
-                QueryLog(self.path, key).start(user)
+                QueryLog(self.path, key).start(user, is_first="query_log" not in catalogue.properties())
             elif "query_log" in catalogue.properties():
                 self.query_log().append({"user": user, "event": "stopped"})
             catalogue.set_property("query_log", "on" if is_on else "off")

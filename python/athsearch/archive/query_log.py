@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArchiveError
-from ..files import replacing
+from ..files import naming, sync_folder
 from .pseudonym import PatientKey
 from .searching import Hit, Question
 
@@ -70,14 +70,18 @@ class QueryLog:
         """What the lines say that follow one another."""
         return (entry for _, entry, _ in self.lines() if entry is not None)
 
-    def start(self, user: str | None) -> None:
-        """Makes the files where there are none, and notes the beginning."""
-        if not self._head_path.exists():
-            with replacing(self._head_path) as temporary:
-                temporary.write_bytes(self._head_line(Head()))
-        if not self.path.exists():
-            with replacing(self.path) as temporary:
-                temporary.touch()
+    def start(self, user: str | None, is_first: bool) -> None:
+        """Makes the files where there are none, and notes the beginning. is_first: whether the catalogue knows of no
+        log, so that one without a line is what a crash left of a start.
+        """
+        n_bytes = self.path.stat().st_size if self.path.exists() else None
+        if (n_bytes is None and not self._head_path.exists()) or (is_first and not n_bytes):
+            with naming(self._head_path), self._head_path.open("wb") as file:
+                file.write(self._head_line(Head()))
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(self.path.parent)  # no line without a head
+            self.path.touch()  # its name is flushed with the journal's, before the catalogue says that there is a log
         self.append({"user": user, "event": "started"})
 
     def append(self, entry: Mapping[str, object]) -> None:
@@ -136,7 +140,7 @@ class QueryLog:
                 head, last_event = Head(head.n_lines + 1, end, mac), entry.get("event", last_event)
                 n_broken_off += len(broken)
                 broken.clear()
-            elif line.endswith(_MAC_END):
+            elif line.endswith(_MAC_END) and b"\0" not in line:  # zeros stand where a power cut left a hole
                 problem = f"line {(broken or [number])[0]} is broken, or one before it is missing"
                 break
             else:

@@ -159,7 +159,7 @@ def _problems_of_weights(path: Path) -> list[Problem]:
 def problems_of_log(path: Path, contents: Contents, key_path: Path) -> list[Problem]:
     """What is wrong with the query log, if there is or was one. Without the key nothing can be said, which is told."""
     state = contents.properties.get("query_log")
-    if state is None and not (path / LOG).exists():
+    if state is None and not ((path / LOG).exists() and (path / LOG).stat().st_size):
         return []
     try:
         problem = QueryLog(path, PatientKey.read(key_path)).check_with(state).problem
