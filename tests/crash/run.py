@@ -3,7 +3,8 @@
     python tests/crash/run.py [--crash-points N] [--kills N] [--faults N] [--syncs WHICH] [--seed N] [--json FILE]
 
 Exits 1 if an archive was harmed, or if no sync of a kind does harm when it is left out: then it is not needed, or the
-disks of disk.py are too kind. Needs Linux and a C compiler. Numbers larger than there are crash points or faults mean all.
+disks of disk.py are too kind. Needs Linux and a C compiler. Numbers larger than there are crash points or faults mean
+all.
 """
 
 from __future__ import annotations
