@@ -7,12 +7,16 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "pool.h"
 #include "scanner.h"
 
 namespace athsearch {
+
+// While a query has not found k hits everything is one, so its first steps are of so many rows, and twice as many, ...
+constexpr uint64_t kFirstStep = 128;
 
 struct RowRange {
   const uint64_t* words;  // of its first row
@@ -24,9 +28,10 @@ struct RowRange {
 class Blocks {
  public:
   Blocks(const Database& database, const Preparation* preparation, uint64_t block_bytes) : database_(database) {
-    const size_t row_bytes =
-        preparation == nullptr ? 8 * database.n_words() : preparation->bytes_per_byte * database.n_bytes();
-    block_rows_ = std::max<uint64_t>(1, block_bytes / (row_bytes * kPartRows)) * kPartRows;
+    const uint64_t part_bytes =
+        preparation == nullptr ? kPartRows * 8 * database.n_words() : preparation->n_bytes(database.n_bits);
+    const uint64_t n_parts = block_bytes / part_bytes;
+    block_rows_ = n_parts > 0 ? n_parts * kPartRows : preparation == nullptr ? kFirstStep : kPartRows;
     uint64_t first_row = database.first_row;
     for (const Segment& segment : database.segments) {
       first_block_.push_back(n_blocks_);
@@ -65,57 +70,99 @@ class Workspace {
  public:
   // preparation: null for the layout that the kernel's `within` takes.
   Workspace(const Database& database, const Options& options, const Preparation* preparation)
-      : n_words_(database.n_words()), n_bytes_(database.n_bytes()), options_(options), preparation_(preparation) {}
+      : n_words_(database.n_words()), n_bits_(database.n_bits), options_(options), preparation_(preparation) {
+    if (preparation != nullptr) asked_ = std::make_unique<PartQueries>();
+  }
 
   void load(const RowRange& range) {
     range_ = range;
-    hits_.resize(range.n_rows + kHitSlack);
     if (preparation_ != nullptr) {
-      const uint64_t n_parts = (range.n_rows + kPartRows - 1) / kPartRows;
-      prepared_.resize(n_parts * kPartRows * preparation_->bytes_per_byte * n_bytes_ / sizeof(CacheLine));
-      preparation_->prepare(range.words, range.n_rows, n_words_, n_bytes_, prepared_bytes());
-    } else if (is_copied()) {
-      words_.resize(range.n_rows * n_words_);
-      for (size_t row = 0; row < range.n_rows; ++row)
-        for (size_t word = 0; word < n_words_; ++word)
-          words_[word * range.n_rows + row] = range.words[row * n_words_ + word];
+      const size_t n_parts = (range.n_rows + kPartRows - 1) / kPartRows;
+      prepared_.resize(n_parts * preparation_->n_bytes(n_bits_) / sizeof(CacheLine));
+      for (size_t i = 0; i < n_parts; ++i) preparation_->prepare(part(i));
+      return;
     }
+    hits_.resize(range.n_rows + kHitSlack);
+    if (!is_copied()) return;
+    words_.resize(range.n_rows * n_words_);
+    for (size_t row = 0; row < range.n_rows; ++row)
+      for (size_t word = 0; word < n_words_; ++word)
+        words_[word * range.n_rows + row] = range.words[row * n_words_ + word];
   }
 
   uint64_t n_rows() const { return range_.n_rows; }
   uint64_t first_row() const { return range_.first_row; }
 
-  // Calls take(hit) for each hit of the block among rows begin to end - 1, rows ascending; begin is a multiple of
-  // kPartRows.
+  // Compares the block's rows with all queries, row-major [n_queries, n_words]. Calls take(query, hit) for its hits,
+  // rows ascending for each query. radius(query): at what distance a hit is still wanted, -1 for none; is asked again
+  // and again, and may have become smaller. is_narrow(query): whether hits are few by now.
+  template <class Radius, class IsNarrow, class Take>
+  void scan(const uint64_t* queries, size_t n_queries, Radius radius, IsNarrow is_narrow, Take take) {
+    if (preparation_ != nullptr) return scan_parts(queries, n_queries, radius, take);
+    for (size_t q = 0; q < n_queries; ++q) {
+      uint64_t begin = 0, step = is_narrow(q) ? range_.n_rows : kFirstStep;
+      for (; begin < range_.n_rows; begin += step, step *= 2) {
+        const int64_t within = radius(q);
+        if (within < 0) break;
+        const uint64_t n_rows = std::min(step, range_.n_rows - begin);
+        const size_t n_hits = scan_rows(queries + q * n_words_, static_cast<uint64_t>(within), begin, n_rows);
+        for (size_t i = 0; i < n_hits; ++i) take(q, hits_[i]);
+      }
+    }
+  }
+
+  // The same for one query and all hits within a radius; not in a layout of the kernel's own.
   template <class Take>
-  void scan(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end, Take take) {
-    const size_t n_hits = scan_all(query, radius, begin, end);
+  void scan_one(const uint64_t* query, uint64_t radius, Take take) {
+    const size_t n_hits = scan_rows(query, radius, 0, range_.n_rows);
     for (size_t i = 0; i < n_hits; ++i) take(hits_[i]);
   }
 
  private:
-  size_t scan_all(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t end) {
-    const uint64_t n_rows = end - begin, first_row = range_.first_row + begin;
-    if (preparation_ != nullptr) {
-      const uint8_t* bytes = prepared_bytes() + begin * preparation_->bytes_per_byte * n_bytes_;
-      return preparation_->within(query, {bytes, n_bytes_, n_rows, first_row}, radius, hits_.data());
+  template <class Radius, class Take>
+  void scan_parts(const uint64_t* queries, size_t n_queries, Radius radius, Take take) {
+    for (size_t q = radii_.size(); q < n_queries; ++q) radii_.push_back(radius(q));
+    for (size_t number = 0; number * kPartRows < range_.n_rows; ++number) {
+      const Part of_rows = part(number);
+      for (size_t first = 0; first < n_queries; first += kPartQueries) {
+        asked_->words = queries + first * n_words_;
+        asked_->radii = radii_.data() + first;
+        asked_->n = std::min(kPartQueries, n_queries - first);
+        preparation_->within(of_rows, *asked_);
+        for (size_t i = 0; i < asked_->n; ++i) {
+          if (asked_->n_hits[i] == 0) continue;
+          for (size_t hit = 0; hit < asked_->n_hits[i]; ++hit) take(first + i, asked_->hits[i][hit]);
+          radii_[first + i] = radius(first + i);
+        }
+      }
     }
-    const uint64_t* words = is_copied() ? words_.data() : range_.words;
-    const bool is_in_columns = options_.kernel->layout == Layout::kColumns;
-    const Block part = {words + begin * (is_in_columns ? 1 : n_words_), is_in_columns ? range_.n_rows : n_words_,
-                        n_words_, n_rows, first_row};
-    return options_.kernel->within(query, part, radius, hits_.data());
   }
 
-  uint8_t* prepared_bytes() { return reinterpret_cast<uint8_t*>(prepared_.data()); }
+  size_t scan_rows(const uint64_t* query, uint64_t radius, uint64_t begin, uint64_t n_rows) {
+    const uint64_t* words = is_copied() ? words_.data() : range_.words;
+    const bool is_in_columns = options_.kernel->layout == Layout::kColumns;
+    const Block rows = {words + begin * (is_in_columns ? 1 : n_words_), is_in_columns ? range_.n_rows : n_words_,
+                        n_words_, n_rows, range_.first_row + begin};
+    return options_.kernel->within(query, rows, radius, hits_.data());
+  }
+
+  Part part(size_t number) {
+    const uint64_t begin = number * kPartRows;
+    uint8_t* prepared = reinterpret_cast<uint8_t*>(prepared_.data()) + number * preparation_->n_bytes(n_bits_);
+    return {range_.words + begin * n_words_, std::min<uint64_t>(kPartRows, range_.n_rows - begin), n_bits_,
+            range_.first_row + begin, prepared};
+  }
+
   bool is_copied() const { return n_words_ > 1 && options_.kernel->layout == Layout::kColumns; }
 
-  size_t n_words_, n_bytes_;
+  size_t n_words_, n_bits_;
   const Options& options_;
   const Preparation* preparation_;
   RowRange range_{};
   std::vector<uint64_t> words_;
   std::vector<CacheLine> prepared_;
+  std::unique_ptr<PartQueries> asked_;
+  std::vector<int64_t> radii_;  // of all queries, side by side, for caches
   std::vector<Hit> hits_;
 };
 
@@ -162,7 +209,7 @@ class Pass {
   Pass(const Database& database, size_t n_queries, const Options& options)
       : database_(database),
         options_(options),
-        preparation_(n_queries < kQueriesToPrepare ? nullptr : options.kernel->preparation),
+        preparation_(preparation_for(database, n_queries, *options.kernel)),
         blocks_(database, preparation_, options.block_bytes),
         block_work_(std::max<uint64_t>(1, blocks_.block_words() * n_queries)) {}
 
@@ -203,7 +250,11 @@ class Pass {
   }
 
  private:
-  static constexpr uint64_t kQueriesToPrepare = 8;       // that a kernel's own layout must serve to be worth making
+  static const Preparation* preparation_for(const Database& database, size_t n_queries, const Kernel& kernel) {
+    const Preparation* preparation = kernel.preparation;
+    return preparation != nullptr && preparation->pays(database.n_bits, n_queries) ? preparation : nullptr;
+  }
+
   static constexpr uint64_t kWordsPerThread = 1u << 17;  // compared while a thread wakes, which takes microseconds
   static constexpr uint64_t kWordsPerFetch = 1u << 15;   // compared before a thread fetches its next blocks
   static constexpr uint64_t kWorkPerLook = 1u << 20;     // done before the clock is asked whether it is time to look

@@ -51,19 +51,12 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
         }
         return count;
       };
-      for (size_t q = 0; q < n_group; ++q) {
-        NearestCodes& nearest = best[thread][q];
-        // While there are no k rows everything is near, so the first steps are small.
-        uint64_t begin = 0, step = nearest.is_full() ? workspace.n_rows() : kPartRows;
-        while (begin < workspace.n_rows()) {
-          const uint64_t end = std::min(begin + step, workspace.n_rows());
-          workspace.scan(group + q * database.n_words(), nearest.radius(), begin, end, [&](Hit hit) {
-            if (hit_distance(hit) <= nearest.radius()) nearest.offer(hit, n_counted(hit_row(hit)));
-          });
-          begin = end;
-          step *= 2;
-        }
-      }
+      NearestCodes* nearest = best[thread].data();
+      const auto radius = [&](size_t q) { return static_cast<int64_t>(nearest[q].radius()); };
+      const auto is_narrow = [&](size_t q) { return nearest[q].is_full(); };
+      workspace.scan(group, n_group, radius, is_narrow, [&](size_t q, Hit hit) {
+        if (hit_distance(hit) <= nearest[q].radius()) nearest[q].offer(hit, n_counted(hit_row(hit)));
+      });
       return n_looked_at;
     });
     for (size_t q = 0; q < n_group; ++q) {

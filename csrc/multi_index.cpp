@@ -101,7 +101,7 @@ class Prober {
         for (uint64_t part = 0; part < sizes[i]; part += kPart) {
           const uint64_t n_part = std::min(kPart, sizes[i] - part), first = firsts[i] + part;
           workspace_.load({table.words + first * n_words, n_part, first});
-          workspace_.scan(query, radius(), 0, n_part, [&](Hit hit) {
+          workspace_.scan_one(query, radius(), [&](Hit hit) {
             const uint64_t* code = table.words + hit_row(hit) * n_words;
             if (hit_distance(hit) > radius() || !is_first(query, code, distance, number)) return;
             const uint64_t code_number = table.codes[hit_row(hit)];

@@ -36,22 +36,36 @@ constexpr size_t kHitSlack = 8;
 // n_rows + kHitSlack. Returns how many there are. query: uint64 [n_words], n_words from 1; radius: below 2^31 - 1.
 using WithinFunction = size_t (*)(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits);
 
-// Rows of a database in a layout of the kernel's own, worth its making where several queries share them.
-struct Prepared {
-  const uint8_t* bytes;
-  size_t n_bytes;  // of a code
-  size_t n_rows;
-  uint64_t first_row;
+// Rows that are prepared and compared together, and queries that are shown them together, at most.
+constexpr size_t kPartRows = 512;
+constexpr size_t kPartQueries = 16;
+
+// A part of a database: its rows as callers have them, and in a layout of the kernel's own.
+struct Part {
+  const uint64_t* words;  // row-major [n_rows, n_words]
+  size_t n_rows;          // at most kPartRows
+  size_t n_bits;          // of a code
+  uint64_t first_row;     // the database row of its row 0
+  uint8_t* prepared;      // aligned to 64 bytes
+
+  size_t n_words() const { return (n_bits + 63) / 64; }
 };
 
-// Prepared rows are compared in parts that begin at multiples of this many rows.
-constexpr size_t kPartRows = 128;
+// What queries, at most kPartQueries, ask of a part and get.
+struct PartQueries {
+  const uint64_t* words;  // row-major [n, n_words]
+  const int64_t* radii;   // [n], inclusive; -1: no hit is wanted
+  size_t n;
+  size_t n_hits[kPartQueries];                    // written, as are
+  Hit hits[kPartQueries][kPartRows + kHitSlack];  // each query's hits, rows ascending
+};
 
+// A layout of a kernel's own, worth its making where several queries share it.
 struct Preparation {
-  size_t bytes_per_byte;  // what a byte of a code takes; rows are rounded up to whole parts
-  // words: row-major [n_rows, n_words]; only the first n_bytes of each row are not zero.
-  void (*prepare)(const uint64_t* words, size_t n_rows, size_t n_words, size_t n_bytes, uint8_t* bytes);
-  size_t (*within)(const uint64_t* query, const Prepared& rows, uint64_t radius, Hit* hits);  // as WithinFunction
+  size_t (*n_bytes)(size_t n_bits);               // that a part takes, a multiple of 64
+  bool (*pays)(size_t n_bits, size_t n_queries);  // against `within`
+  void (*prepare)(const Part& part);              // writes part.prepared
+  void (*within)(const Part& part, PartQueries& queries);
 };
 
 struct Kernel {

@@ -89,20 +89,15 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
     const Pass pass(database, n_group, options);
     std::vector<std::vector<TopK>> best(pass.n_threads(), std::vector<TopK>(n_group, TopK(k, largest_distance)));
     pass.run(wanted, [&](unsigned thread, Workspace& workspace) {
-      for (size_t q = 0; q < n_group; ++q) {
-        TopK& top = best[thread][q];
-        // While there are no k hits everything is one, so the first steps are small.
-        uint64_t begin = 0, step = top.is_full() ? workspace.n_rows() : kPartRows;
-        while (begin < workspace.n_rows() && (top.is_open() || beyond)) {
-          const uint64_t end = std::min(begin + step, workspace.n_rows());
-          const uint64_t radius = top.is_open() ? top.radius() + beyond : 0;
-          workspace.scan(group + q * database.n_words(), radius, begin, end, [&](Hit hit) {
-            if (is_allowed(options.mask, hit_row(hit))) top.offer(hit);
-          });
-          begin = end;
-          step *= 2;
-        }
-      }
+      TopK* tops = best[thread].data();
+      const auto radius = [&](size_t q) {
+        if (!tops[q].is_open()) return static_cast<int64_t>(beyond) - 1;
+        return static_cast<int64_t>(tops[q].radius() + beyond);
+      };
+      const auto is_narrow = [&](size_t q) { return tops[q].is_full(); };
+      workspace.scan(group, n_group, radius, is_narrow, [&](size_t q, Hit hit) {
+        if (is_allowed(options.mask, hit_row(hit))) tops[q].offer(hit);
+      });
       return uint64_t{0};
     });
     for (size_t q = 0; q < n_group; ++q) {
@@ -127,10 +122,11 @@ Found within(const Database& database, const Queries& queries, uint64_t radius, 
   const Wanted wanted{options.mask};
   std::vector<std::vector<std::vector<Hit>>> lists(pass.n_threads(), std::vector<std::vector<Hit>>(queries.n_queries));
   pass.run(wanted, [&](unsigned thread, Workspace& workspace) {
-    for (size_t q = 0; q < queries.n_queries; ++q)
-      workspace.scan(queries.words + q * database.n_words(), radius, 0, workspace.n_rows(), [&](Hit hit) {
-        if (is_allowed(options.mask, hit_row(hit))) lists[thread][q].push_back(hit);
-      });
+    const auto radius_of = [&](size_t) { return static_cast<int64_t>(radius); };
+    const auto is_narrow = [](size_t) { return true; };
+    workspace.scan(queries.words, queries.n_queries, radius_of, is_narrow, [&](size_t q, Hit hit) {
+      if (is_allowed(options.mask, hit_row(hit))) lists[thread][q].push_back(hit);
+    });
     return uint64_t{0};
   });
   Found found;

@@ -21,7 +21,6 @@ struct Database {
   size_t n_bits;           // of a code, from 1; what its last word holds beyond them is zero
   uint64_t first_row = 0;  // the number of its first row in hits and in the mask
   size_t n_words() const { return (n_bits + 63) / 64; }
-  size_t n_bytes() const { return (n_bits + 7) / 8; }
   uint64_t n_rows() const;
 };
 

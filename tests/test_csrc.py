@@ -22,7 +22,7 @@ KERNELS = [ROOT / f"csrc/kernels/{name}.cpp" for name in ("scalar", "avx2", "avx
 def test_core_is_right_and_clean_under_sanitizers(sanitizer: str, tmp_path: Path) -> None:
     program = tmp_path / "test_scanner"
     build = [
-        *("c++", "-std=c++17", "-O2", "-g", "-pthread", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"),
+        *("c++", "-std=c++17", "-O1", "-g1", "-pthread", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"),
         # The kernels' own #include <immintrin.h> finds the portable stand-in first.
         *("-I", str(ROOT / "tests/csrc/portable_intrinsics"), *map(str, SHARED + KERNELS), "-o", str(program)),
     ]

@@ -1,7 +1,6 @@
 // Rows within a radius for CPUs with AVX2 (Haswell, Zen and later).
 //
-// For few queries: POPCNT, row by row, which is enough for what memory delivers. Per word a load, XOR and POPCNT, and
-// an ADD where there are several; per row CMP and a branch that is rarely taken once the radius is tight.
+// For few queries: POPCNT (popcnt_rows.h).
 //
 // For many queries: nibble planes. A query's four bits are a table of sixteen distances, and VPSHUFB looks up 32 rows'
 // four bits in it; the lookups of Mula, Kurz, Lemire 2018 (arXiv 1611.07612), which look up bit counts. Per 32 rows and
@@ -14,86 +13,18 @@
 #include <immintrin.h>
 
 #include "../scan.h"
+#include "popcnt_rows.h"
 
 namespace athsearch {
 
 namespace {
 
-inline uint64_t n_differing(uint64_t a, uint64_t b) { return static_cast<uint64_t>(__builtin_popcountll(a ^ b)); }
-
-constexpr size_t kRows = 8;
-
-// Asks for the cache line so many bytes on, which may lie beyond the rows.
-inline void fetch(const uint64_t* words, size_t bytes_ahead) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(words) + bytes_ahead));
-}
-
-// Whether any of eight rows, `stride` words apart, lies within the radius. bytes_ahead: what to fetch meanwhile, or 0.
-template <size_t kWords>
-inline bool is_any_near(const uint64_t* query, const uint64_t* rows, size_t n_words, size_t stride, uint64_t radius,
-                        size_t bytes_ahead) {
-  uint64_t distances[kRows] = {};
-  bool is_any = false;
-  if constexpr (kWords == 0) {
-    for (size_t word = 0; word < n_words; ++word) {
-      if (bytes_ahead != 0) fetch(rows + word * kRows, bytes_ahead);
-      for (size_t i = 0; i < kRows; ++i) distances[i] += n_differing(query[word], rows[i * stride + word]);
-    }
-    for (size_t i = 0; i < kRows; ++i) is_any |= distances[i] <= radius;
-  } else {
-    if (bytes_ahead != 0)
-      for (size_t word = 0; word < kWords; ++word) fetch(rows + word * kRows, bytes_ahead);
-    // Row by row, for a compare and its branch are one operation; where all compares are collected they are three.
-    for (size_t i = 0; i < kRows && !is_any; ++i) {
-      for (size_t word = 0; word < kWords; ++word) distances[i] += n_differing(query[word], rows[i * kWords + word]);
-      is_any = distances[i] <= radius;
-    }
-  }
-  return is_any;
-}
-
-// Rows of kWords words, or of any number where that is 0.
-template <size_t kWords>
-size_t within_rows(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
-  // Fetched from memory: the processor's own prefetching stops at pages. Short blocks do not lie one after the other.
-  constexpr size_t kBytesAhead = kWords == 1 ? 1024 : 4096, kStreamedBytes = 16384;
-  const size_t n_words = kWords == 0 ? block.n_words : kWords, stride = kWords == 0 ? block.stride : kWords;
-  const size_t bytes_ahead = block.n_rows * n_words * 8 >= kStreamedBytes ? kBytesAhead : 0;
-  size_t row = 0, n_hits = 0;
-  while (row < block.n_rows) {
-    const uint64_t* rows = block.words + row * stride;
-    size_t n_here = block.n_rows - row;
-    if (n_here >= kRows) {
-      n_here = kRows;
-      if (!is_any_near<kWords>(query, rows, n_words, stride, radius, bytes_ahead)) n_here = 0;
-    }
-    for (size_t i = 0; i < n_here; ++i) {
-      uint64_t distance = 0;
-      for (size_t word = 0; word < n_words; ++word) distance += n_differing(query[word], rows[i * stride + word]);
-      hits[n_hits] = make_hit(distance, block.first_row + row + i);
-      n_hits += distance <= radius;
-    }
-    row += kRows;
-  }
-  return n_hits;
-}
-
-size_t within(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
-  switch (block.n_words) {
-    case 1:
-      return within_rows<1>(query, block, radius, hits);
-    case 2:
-      return within_rows<2>(query, block, radius, hits);
-    case 4:
-      return within_rows<4>(query, block, radius, hits);
-    default:
-      return within_rows<0>(query, block, radius, hits);
-  }
-}
-
 // Nibble planes: 128 rows after 128 rows, and of those plane after plane. Plane p holds bits 4 p to 4 p + 3 of each
 // row, a byte a row.
-constexpr size_t kRegisters = kPartRows / 32;
+constexpr size_t kPlaneRows = 128, kRegisters = kPlaneRows / 32;
+constexpr size_t n_bytes_of(size_t n_bits) { return (n_bits + 7) / 8; }
+size_t n_prepared_bytes(size_t n_bits) { return 2 * kPartRows * n_bytes_of(n_bits); }
+bool pays(size_t, size_t n_queries) { return n_queries >= 8; }
 
 inline __m256i load(const uint8_t* bytes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)); }
 inline void store(uint8_t* bytes, __m256i value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value); }
@@ -119,26 +50,27 @@ inline void write_planes(const uint64_t* words, size_t stride, size_t n_bytes, u
       eights[i + 2 * half + 1] = _mm256_unpackhi_epi32(fours[i + half], fours[i + 2 + half]);
     }
   const __m256i nibble = _mm256_set1_epi8(0x0f);
-  for (size_t byte = 0; byte < n_bytes; ++byte, planes += 2 * kPartRows) {
+  for (size_t byte = 0; byte < n_bytes; ++byte, planes += 2 * kPlaneRows) {
     const __m256i first = eights[byte / 2], second = eights[4 + byte / 2];
     const __m256i bytes = byte % 2 ? _mm256_unpackhi_epi64(first, second) : _mm256_unpacklo_epi64(first, second);
     store(planes, _mm256_and_si256(bytes, nibble));
-    store(planes + kPartRows, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+    store(planes + kPlaneRows, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
   }
 }
 
-void prepare(const uint64_t* words, size_t n_rows, size_t n_words, size_t n_bytes, uint8_t* bytes) {
-  for (size_t row = 0; row < n_rows; row += 32) {
-    uint8_t* planes = bytes + row / kPartRows * kPartRows * 2 * n_bytes + row % kPartRows;
+void prepare(const Part& part) {
+  const size_t n_words = part.n_words(), n_bytes = n_bytes_of(part.n_bits);
+  for (size_t row = 0; row < part.n_rows; row += 32) {
+    uint8_t* planes = part.prepared + row / kPlaneRows * kPlaneRows * 2 * n_bytes + row % kPlaneRows;
     for (size_t word = 0; word < n_words; ++word) {
       const size_t n_here = n_bytes - 8 * word < 8 ? n_bytes - 8 * word : 8;
-      const uint64_t* column = words + row * n_words + word;
-      if (row + 32 <= n_rows) {
-        write_planes(column, n_words, n_here, planes + 16 * word * kPartRows);
+      const uint64_t* column = part.words + row * n_words + word;
+      if (row + 32 <= part.n_rows) {
+        write_planes(column, n_words, n_here, planes + 16 * word * kPlaneRows);
       } else {
         uint64_t last[32] = {};
-        for (size_t i = 0; i < n_rows - row; ++i) last[i] = column[i * n_words];
-        write_planes(last, 1, n_here, planes + 16 * word * kPartRows);
+        for (size_t i = 0; i < part.n_rows - row; ++i) last[i] = column[i * n_words];
+        write_planes(last, 1, n_here, planes + 16 * word * kPlaneRows);
       }
     }
   }
@@ -167,11 +99,11 @@ inline void distances_u8x32(const uint64_t* query, const uint8_t* planes, size_t
   const auto* bytes = reinterpret_cast<const uint8_t*>(query);
   for (size_t i = 0; i < kRegisters; ++i) sum[i] = _mm256_setzero_si256();
   for (size_t byte = begin; byte < end; ++byte) {
-    const uint8_t* low = planes + 2 * byte * kPartRows;
+    const uint8_t* low = planes + 2 * byte * kPlaneRows;
     const __m256i low_table = distance_table(bytes[byte] & 15), high_table = distance_table(bytes[byte] >> 4);
     for (size_t i = 0; i < kRegisters; ++i) {
       const __m256i low_bits = _mm256_shuffle_epi8(low_table, load(low + 32 * i));
-      const __m256i high_bits = _mm256_shuffle_epi8(high_table, load(low + kPartRows + 32 * i));
+      const __m256i high_bits = _mm256_shuffle_epi8(high_table, load(low + kPlaneRows + 32 * i));
       sum[i] = _mm256_add_epi8(sum[i], _mm256_add_epi8(low_bits, high_bits));
     }
   }
@@ -214,37 +146,45 @@ inline size_t write_hits(const Distances& distances, size_t n_rows, __m256i radi
   return n_hits;
 }
 
-size_t within_prepared(const uint64_t* query, const Prepared& rows, uint64_t radius, Hit* hits) {
+size_t within_planes(const Part& part, const uint64_t* query, uint64_t radius, Hit* hits) {
   const __m256i radius_u8x32 = _mm256_set1_epi8(static_cast<char>(radius < 0xff ? radius : 0xff));
   const __m256i radius_u16x16 = _mm256_set1_epi16(static_cast<short>(radius < 0xffff ? radius : 0xffff));
-  const size_t n_first = rows.n_bytes < kBytesAtOnce ? rows.n_bytes : kBytesAtOnce;
+  const size_t n_bytes = n_bytes_of(part.n_bits), n_first = n_bytes < kBytesAtOnce ? n_bytes : kBytesAtOnce;
   size_t n_hits = 0;
-  for (size_t row = 0; row < rows.n_rows; row += kPartRows) {
-    const uint8_t* planes = rows.bytes + row * 2 * rows.n_bytes;
+  for (size_t row = 0; row < part.n_rows; row += kPlaneRows) {
+    const uint8_t* planes = part.prepared + row * 2 * n_bytes;
     __m256i sum[kRegisters];
     distances_u8x32(query, planes, 0, n_first, sum);
-    if (rows.n_bytes <= kBytesAtOnce) {
+    if (n_bytes <= kBytesAtOnce) {
       const __m256i nearest = _mm256_min_epu8(_mm256_min_epu8(sum[0], sum[1]), _mm256_min_epu8(sum[2], sum[3]));
       const __m256i is_near = _mm256_cmpeq_epi8(_mm256_min_epu8(nearest, radius_u8x32), nearest);
       if (_mm256_testz_si256(is_near, is_near)) continue;
     }
     Distances distances{};
     distances.add(sum);
-    for (size_t byte = kBytesAtOnce; byte < rows.n_bytes; byte += kBytesAtOnce) {
-      const size_t end = rows.n_bytes - byte < kBytesAtOnce ? rows.n_bytes : byte + kBytesAtOnce;
+    for (size_t byte = kBytesAtOnce; byte < n_bytes; byte += kBytesAtOnce) {
+      const size_t end = n_bytes - byte < kBytesAtOnce ? n_bytes : byte + kBytesAtOnce;
       distances_u8x32(query, planes, byte, end, sum);
       distances.add(sum);
     }
-    n_hits += write_hits(distances, rows.n_rows - row, radius_u16x16, rows.first_row + row, hits + n_hits);
+    n_hits += write_hits(distances, part.n_rows - row, radius_u16x16, part.first_row + row, hits + n_hits);
   }
   return n_hits;
 }
 
-constexpr Preparation kNibblePlanes = {2, prepare, within_prepared};
+void within_part(const Part& part, PartQueries& queries) {
+  for (size_t q = 0; q < queries.n; ++q) {
+    const uint64_t* query = queries.words + q * part.n_words();
+    const auto radius = static_cast<uint64_t>(queries.radii[q]);
+    queries.n_hits[q] = queries.radii[q] < 0 ? 0 : within_planes(part, query, radius, queries.hits[q]);
+  }
+}
+
+constexpr Preparation kNibblePlanes = {n_prepared_bytes, pays, prepare, within_part};
 
 }  // namespace
 
 extern const Kernel kernel_avx2;
-const Kernel kernel_avx2 = {"avx2", kAvx2 | kPopcnt, within, Layout::kRows, &kNibblePlanes};
+const Kernel kernel_avx2 = {"avx2", kAvx2 | kPopcnt, within_by_popcnt, Layout::kRows, &kNibblePlanes};
 
 }  // namespace athsearch

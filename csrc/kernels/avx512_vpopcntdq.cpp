@@ -1,86 +1,451 @@
-// Rows within a radius for CPUs with AVX-512 VPOPCNTDQ (Ice Lake, Zen 4 and later): eight rows a register.
+// Rows within a radius for CPUs with AVX-512 VPOPCNTDQ (Ice Lake, Zen 4 and later).
 //
-// Per eight rows and word: VPXORQ (with the load), VPOPCNTQ, and VPADDQ from the second word on; per 32 rows 3 VPMINUQ,
-// one VPCMPUQ and a branch that is rarely taken once the radius is tight. Taken, it packs the hits with VPCOMPRESSQ
-// into a register and stores all of it: the form that compresses straight to memory is microcoded on Zen 4. Limits: one
-// 64-byte load a register, so memory bandwidth / 8 bytes in rows a second per word; VPOPCNTQ runs on one port of Ice
-// Lake and on two of Zen 4 and 5; three operations for eight rows of one word, so 3/4 of a cycle on four vector ports.
-// The tail is a masked load: bytes past the array are never touched.
-// Reference for the instructions: Intel Intrinsics Guide; for the idea: Mula, Kurz, Lemire 2018 (arXiv 1611.07612).
+// For few queries of several words: POPCNT (popcnt_rows.h). For few of one word: VPOPCNTQ, eight rows a register.
+// Per eight rows: VPXORQ (with the load) and VPOPCNTQ; per 32 rows 3 VPMINUQ, VPCMPUQ and a branch that is rarely taken
+// once the radius is tight. The tail is a masked load: bytes past the array are never touched.
+//
+// For many queries: bit planes and full adders. A plane holds one bit of 512 rows, and counting is done for 512 rows at
+// once: a full adder, two VPTERNLOGQ, makes of three planes of one weight one of that weight and one of twice the
+// weight (Harley and Seal's counter, as in Mula, Kurz, Lemire 2018, arXiv 1611.07612, but down the rows of a
+// database instead of along an array). What differs between queries is which bits are inverted, and there are only
+// eight ways to invert three: the outcome of a first full adder of three bits, sum and carry, is prepared for each way,
+// so that a query only picks its own. Per 512 rows and three bits: two loads, and two full adders instead of three;
+// the comparison with the radius is one VPTERNLOGQ a plane of the distance. So 1.33 operations for eight rows and 64
+// bits, where VPXORQ, VPOPCNTQ, VPADDQ are three, and no popcount port is in the way.
+// Limits: two operations a cycle on Zen 4, whose registers are halved, so 12 rows of 64 bits a cycle; one 64-byte load
+// a cycle. A chunk of 66 bits, 14 KiB, stays in the L1 cache while kPartQueries queries count it.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "../scan.h"
+#include "popcnt_rows.h"
 
 namespace athsearch {
 
 namespace {
 
-// Distances of four registers of rows, of which only those present are read.
-struct Distances {
-  __m512i u64x8[4];
-};
-
-inline Distances distances(const uint64_t* query, const Block& block, size_t row, const __mmask8 present[4]) {
-  Distances sum;
-  const __m512i first_u64x8 = _mm512_set1_epi64(static_cast<long long>(query[0]));
-  for (size_t i = 0; i < 4; ++i) {
-    const __m512i code_u64x8 = _mm512_maskz_loadu_epi64(present[i], block.words + row + 8 * i);
-    sum.u64x8[i] = _mm512_popcnt_epi64(_mm512_xor_si512(code_u64x8, first_u64x8));
-  }
-  for (size_t word = 1; word < block.n_words; ++word) {
-    const __m512i query_u64x8 = _mm512_set1_epi64(static_cast<long long>(query[word]));
-    const uint64_t* words = block.words + word * block.stride + row;
-    for (size_t i = 0; i < 4; ++i) {
-      const __m512i code_u64x8 = _mm512_maskz_loadu_epi64(present[i], words + 8 * i);
-      const __m512i bits_u64x8 = _mm512_popcnt_epi64(_mm512_xor_si512(code_u64x8, query_u64x8));
-      sum.u64x8[i] = _mm512_add_epi64(sum.u64x8[i], bits_u64x8);
-    }
-  }
-  return sum;
+// Writes those of eight rows that are within the radius.
+inline size_t write_hits(__m512i distance_u64x8, __mmask8 near, uint64_t row, Hit* hits) {
+  const __m512i row_u64x8 =
+      _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(row)), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+  const __m512i hit_u64x8 = _mm512_or_si512(_mm512_slli_epi64(distance_u64x8, kRowBits), row_u64x8);
+  // The form that compresses straight to memory is microcoded on Zen 4.
+  _mm512_storeu_si512(hits, _mm512_maskz_compress_epi64(near, hit_u64x8));
+  return static_cast<size_t>(__builtin_popcount(near));
 }
 
-// Writes those of 32 rows that are present and within the radius.
-inline size_t write_hits(const Distances& distance, const __mmask8 present[4], __m512i radius_u64x8, uint64_t row,
-                         Hit* hits) {
-  size_t n_hits = 0;
-  for (size_t i = 0; i < 4; ++i) {
-    const __mmask8 near = _mm512_mask_cmple_epu64_mask(present[i], distance.u64x8[i], radius_u64x8);
-    const __m512i row_u64x8 = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(row + 8 * i)),
-                                               _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
-    const __m512i hit_u64x8 = _mm512_or_si512(_mm512_slli_epi64(distance.u64x8[i], kRowBits), row_u64x8);
-    _mm512_storeu_si512(hits + n_hits, _mm512_maskz_compress_epi64(near, hit_u64x8));
-    n_hits += static_cast<size_t>(__builtin_popcount(near));
+size_t within_words(uint64_t query, const Block& block, uint64_t radius, Hit* hits) {
+  const __m512i query_u64x8 = _mm512_set1_epi64(static_cast<long long>(query));
+  const __m512i radius_u64x8 = _mm512_set1_epi64(static_cast<long long>(radius));
+  const auto distances = [&](size_t row, __mmask8 present) {
+    const __m512i code_u64x8 = _mm512_maskz_loadu_epi64(present, block.words + row);
+    return _mm512_popcnt_epi64(_mm512_xor_si512(code_u64x8, query_u64x8));
+  };
+  size_t row = 0, n_hits = 0;
+  for (; row + 32 <= block.n_rows; row += 32) {
+    __m512i distance_u64x8[4];
+    for (size_t i = 0; i < 4; ++i) distance_u64x8[i] = distances(row + 8 * i, 0xff);
+    const __m512i nearest_u64x8 = _mm512_min_epu64(_mm512_min_epu64(distance_u64x8[0], distance_u64x8[1]),
+                                                   _mm512_min_epu64(distance_u64x8[2], distance_u64x8[3]));
+    if (_mm512_cmple_epu64_mask(nearest_u64x8, radius_u64x8) == 0) continue;
+    for (size_t i = 0; i < 4; ++i) {
+      const __mmask8 near = _mm512_cmple_epu64_mask(distance_u64x8[i], radius_u64x8);
+      n_hits += write_hits(distance_u64x8[i], near, block.first_row + row + 8 * i, hits + n_hits);
+    }
+  }
+  for (; row < block.n_rows; row += 8) {
+    const size_t n_left = block.n_rows - row;
+    const auto present = static_cast<__mmask8>(n_left >= 8 ? 0xff : (1u << n_left) - 1);
+    const __m512i distance_u64x8 = distances(row, present);
+    const __mmask8 near = _mm512_mask_cmple_epu64_mask(present, distance_u64x8, radius_u64x8);
+    n_hits += write_hits(distance_u64x8, near, block.first_row + row, hits + n_hits);
   }
   return n_hits;
 }
 
 size_t within(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits) {
-  const __m512i radius_u64x8 = _mm512_set1_epi64(static_cast<long long>(radius));
-  const __mmask8 all[4] = {0xff, 0xff, 0xff, 0xff};
-  size_t row = 0, n_hits = 0;
-  for (; row + 32 <= block.n_rows; row += 32) {
-    const Distances distance = distances(query, block, row, all);
-    const __m512i nearest_u64x8 = _mm512_min_epu64(_mm512_min_epu64(distance.u64x8[0], distance.u64x8[1]),
-                                                   _mm512_min_epu64(distance.u64x8[2], distance.u64x8[3]));
-    if (_mm512_cmple_epu64_mask(nearest_u64x8, radius_u64x8) == 0) continue;
-    n_hits += write_hits(distance, all, radius_u64x8, block.first_row + row, hits + n_hits);
+  return block.n_words == 1 ? within_words(query[0], block, radius, hits)
+                            : within_by_popcnt(query, block, radius, hits);
+}
+
+// Row r of a part is bit r % 64 of lane r / 64 of its planes.
+//
+// A prepared part: room for the words on their way to planes; then for every three planes (a, b, c), the last ones of
+// zeros: a ^ b ^ c and its inverse, and the carries of a + b + c where query bits 0 to 7 invert some of them.
+constexpr size_t kPlaneBytes = 64;
+constexpr size_t kTripleBytes = 10 * kPlaneBytes;
+constexpr size_t kTriplesAtOnce = 22;
+constexpr size_t kBitsAtOnce = 3 * kTriplesAtOnce;
+// Triples of a code are counted kTriplesAtOnce at a time, the last ones so many at least: what 16, 32, 48 and 64 bits
+// need.
+constexpr size_t kLastSizes[] = {6, 11, 16, kTriplesAtOnce};
+
+struct Chunks {
+  size_t n, n_last;  // chunks, and triples of the last one
+
+  explicit constexpr Chunks(size_t n_bits) : n((n_bits + kBitsAtOnce - 1) / kBitsAtOnce), n_last(kTriplesAtOnce) {
+    for (const size_t size : kLastSizes)
+      if (3 * size + (n - 1) * kBitsAtOnce >= n_bits && size < n_last) n_last = size;
   }
-  if (row < block.n_rows) {
-    __mmask8 present[4];
-    for (size_t i = 0; i < 4; ++i) {
-      const size_t n_left = block.n_rows - row > 8 * i ? block.n_rows - row - 8 * i : 0;
-      present[i] = n_left >= 8 ? 0xff : static_cast<__mmask8>((1u << n_left) - 1);
+  constexpr size_t n_triples() const { return (n - 1) * kTriplesAtOnce + n_last; }
+};
+
+constexpr size_t kColumnBytes = 65 * kPlaneBytes;  // of a word of all rows; whole pages would share places in caches
+constexpr size_t n_column_bytes(size_t n_bits) { return (n_bits + 63) / 64 * kColumnBytes; }
+constexpr size_t n_eights(size_t n_bits) { return (n_bits + 63) / 64 * 8; }  // of planes
+size_t n_prepared_bytes(size_t n_bits) {
+  return n_column_bytes(n_bits) + (Chunks(n_bits).n_triples() + 7) / 8 * 8 * kTripleBytes;
+}
+
+// Preparing one word costs as much as 24 queries of one word save, but that of several words is slower without.
+bool pays(size_t n_bits, size_t n_queries) { return n_queries >= (n_bits <= 64 ? 24 : 8); }
+
+inline __m512i load(const uint8_t* plane) { return _mm512_loadu_si512(plane); }
+
+// In each lane the bits of registers i and i + 1, i + 2, ... are those of a 64 x 64 matrix's rows: exchanges the
+// off-diagonal quarters of each 2 kBits x 2 kBits block, kBits = 4 kLast, 2 kLast and kLast, of eight rows kLast apart.
+template <unsigned kBits>
+inline void exchange(__m512i& a, __m512i& b) {
+  constexpr uint64_t kLow = ~uint64_t{0} / ((uint64_t{1} << kBits) + 1);  // kBits ones, kBits zeros, ...
+  const __m512i low = _mm512_set1_epi64(static_cast<long long>(kLow));
+  const __m512i first = _mm512_ternarylogic_epi64(low, a, _mm512_slli_epi64(b, kBits), 0xca);
+  b = _mm512_ternarylogic_epi64(low, _mm512_srli_epi64(a, kBits), b, 0xca);
+  a = first;
+}
+
+// Exchanges 4 kLast, then 2 kLast, then kLast bits of eight rows that lie kLast apart.
+template <unsigned kLast>
+inline void exchange_eight(__m512i x[8]) {
+  for (size_t i = 0; i < 4; ++i) exchange<4 * kLast>(x[i], x[i + 4]);
+  for (size_t i : {0, 1, 4, 5}) exchange<2 * kLast>(x[i], x[i + 2]);
+  for (size_t i : {0, 2, 4, 6}) exchange<kLast>(x[i], x[i + 1]);
+}
+
+// Transposes eight registers and writes the first n of them, `stride` bytes apart.
+inline void write_columns(const __m512i rows[8], size_t n, uint8_t* columns, size_t stride) {
+  __m512i pairs[8], fours[8];
+  for (size_t i = 0; i < 8; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi64(rows[i], rows[i + 1]);  // words 0, 2, 4, 6 of two rows
+    pairs[i + 1] = _mm512_unpackhi_epi64(rows[i], rows[i + 1]);
+  }
+  for (size_t i : {0, 1, 4, 5}) {
+    fours[i] = _mm512_shuffle_i64x2(pairs[i], pairs[i + 2], 0x88);  // words i and i + 4 of two rows, then of two more
+    fours[i + 2] = _mm512_shuffle_i64x2(pairs[i], pairs[i + 2], 0xdd);
+  }
+  for (size_t i = 0; i < 4 && i < n; ++i) {
+    _mm512_storeu_si512(columns + i * stride, _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0x88));
+    if (i + 4 >= n) continue;
+    _mm512_storeu_si512(columns + (i + 4) * stride, _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0xdd));
+  }
+}
+
+// n words, at most eight, and zeros.
+inline __m512i load_words(const uint64_t* words, size_t n) {
+  return _mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1), words);
+}
+
+// Writes columns of the words of a part: rows 64 i + r, of lanes i, are plane r.
+inline void write_columns(const Part& part) {
+  const size_t n_words = part.n_words();
+  const auto up_to_eight = [](size_t end, size_t begin) { return end < begin ? 0 : end - begin < 8 ? end - begin : 8; };
+  __m512i x[8];
+  for (size_t row = 0; row < 64; row += n_words == 1 ? 8 : 1)
+    for (size_t word = 0; word < n_words; word += 8) {
+      for (size_t i = 0; i < 8; ++i) {
+        const size_t at = 64 * i + row, n_rows = up_to_eight(part.n_rows, at);
+        const size_t n = n_words == 1 ? n_rows : n_rows == 0 ? 0 : up_to_eight(n_words, word);
+        x[i] = load_words(part.words + at * n_words + word, n);
+      }
+      uint8_t* columns = part.prepared + word * kColumnBytes + row * kPlaneBytes;
+      if (n_words == 1) {
+        write_columns(x, 8, columns, kPlaneBytes);
+      } else {
+        write_columns(x, up_to_eight(n_words, word), columns, kColumnBytes);
+      }
     }
-    const Distances distance = distances(query, block, row, present);
-    n_hits += write_hits(distance, present, radius_u64x8, block.first_row + row, hits + n_hits);
+}
+
+// The truth table, as VPTERNLOGQ takes it, of the carry of three bits where those of `query` are inverted.
+constexpr int carry_table(unsigned query) {
+  int table = 0;
+  for (unsigned bits = 0; bits < 8; ++bits) {
+    const unsigned a = (bits >> 2 ^ query) & 1, b = (bits >> 1 ^ query >> 1) & 1, c = (bits ^ query >> 2) & 1;
+    if (a + b + c >= 2) table |= 1 << bits;
+  }
+  return table;
+}
+
+template <size_t... kQuery>
+inline void write_triple(__m512i a, __m512i b, __m512i c, uint8_t* triple, std::index_sequence<kQuery...>) {
+  _mm512_storeu_si512(triple, _mm512_ternarylogic_epi64(a, b, c, 0x96));
+  _mm512_storeu_si512(triple + kPlaneBytes, _mm512_ternarylogic_epi64(a, b, c, 0x69));
+  (_mm512_storeu_si512(triple + (2 + kQuery) * kPlaneBytes, _mm512_ternarylogic_epi64(a, b, c, carry_table(kQuery))),
+   ...);
+}
+
+// Writes the triples of 24 planes, eights `first` to first + 2 of n, from columns whose rows 8 apart are exchanged.
+inline void write_triples(const uint8_t* columns, size_t first, size_t n, uint8_t* triples) {
+  constexpr auto kQueries = std::make_index_sequence<8>();
+  __m512i x[8], last, before_last;
+  const auto load_eight = [&](size_t number) {
+    const uint8_t* from = columns + number / 8 * kColumnBytes + number % 8 * 8 * kPlaneBytes;
+    for (size_t i = 0; i < 8; ++i) x[i] = number < n ? load(from + i * kPlaneBytes) : _mm512_setzero_si512();
+    exchange_eight<1>(x);
+  };
+  const auto write = [&](size_t triple, __m512i a, __m512i b, __m512i c) {
+    write_triple(a, b, c, triples + triple * kTripleBytes, kQueries);
+  };
+  load_eight(first);
+  write(0, x[0], x[1], x[2]);
+  write(1, x[3], x[4], x[5]);
+  before_last = x[6];
+  last = x[7];
+  load_eight(first + 1);
+  write(2, before_last, last, x[0]);
+  write(3, x[1], x[2], x[3]);
+  write(4, x[4], x[5], x[6]);
+  last = x[7];
+  load_eight(first + 2);
+  write(5, last, x[0], x[1]);
+  write(6, x[2], x[3], x[4]);
+  write(7, x[5], x[6], x[7]);
+}
+
+void prepare(const Part& part) {
+  const size_t n_words = part.n_words();
+  write_columns(part);
+  for (size_t word = 0; word < n_words; ++word)
+    for (size_t first = 0; first < 8; ++first) {
+      uint8_t* rows = part.prepared + word * kColumnBytes + first * kPlaneBytes;
+      __m512i x[8];
+      for (size_t i = 0; i < 8; ++i) x[i] = load(rows + 8 * i * kPlaneBytes);
+      exchange_eight<8>(x);
+      for (size_t i = 0; i < 8; ++i) _mm512_storeu_si512(rows + 8 * i * kPlaneBytes, x[i]);
+    }
+  // What follows is asked for from memory, and comes while this part is searched. It may lie beyond the rows.
+  const auto next = reinterpret_cast<uintptr_t>(part.words + part.n_rows * n_words);
+  for (size_t byte = 0; byte < kPartRows * n_words * 8; byte += 64)
+    __builtin_prefetch(reinterpret_cast<const void*>(next + byte), 0, 2);
+  uint8_t* triples = part.prepared + n_column_bytes(part.n_bits);
+  for (size_t i = 0; i < Chunks(part.n_bits).n_triples(); i += 8)
+    write_triples(part.prepared, i / 8 * 3, n_eights(part.n_bits), triples + i * kTripleBytes);
+}
+
+// A counter of 512 rows: at most two planes of each weight 1, 2, 4, ... How many there are of each is known where the
+// code is made: two bits a weight of a number, here always named kCounts.
+constexpr unsigned kMostWeights = 9;
+using Counter = __m512i[kMostWeights][2];
+
+constexpr unsigned count_of(uint64_t counts, unsigned weight) { return counts >> 2 * weight & 3; }
+constexpr uint64_t one_of(unsigned weight) { return uint64_t{1} << 2 * weight; }
+constexpr uint64_t after_push(uint64_t counts, unsigned weight) {
+  for (; count_of(counts, weight) == 2; ++weight) counts -= one_of(weight);
+  return counts + one_of(weight);
+}
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+template <uint64_t kCounts, unsigned kWeight>
+ALWAYS_INLINE void push(Counter& counter, __m512i plane) {
+  if constexpr (count_of(kCounts, kWeight) < 2) {
+    counter[kWeight][count_of(kCounts, kWeight)] = plane;
+  } else {
+    const __m512i a = counter[kWeight][0], b = counter[kWeight][1];
+    counter[kWeight][0] = _mm512_ternarylogic_epi64(a, b, plane, 0x96);
+    push<kCounts - one_of(kWeight), kWeight + 1>(counter, _mm512_ternarylogic_epi64(a, b, plane, 0xe8));
+  }
+}
+
+// Leaves one plane of each weight from kWeight on, in its first place.
+template <uint64_t kCounts, unsigned kWeight>
+ALWAYS_INLINE void settle(Counter& counter) {
+  if constexpr (kWeight + 1 < kMostWeights) {
+    if constexpr (count_of(kCounts, kWeight) == 2) {
+      const __m512i a = counter[kWeight][0], b = counter[kWeight][1];
+      counter[kWeight][0] = _mm512_xor_si512(a, b);
+      constexpr uint64_t kFewer = kCounts - one_of(kWeight);
+      push<kFewer, kWeight + 1>(counter, _mm512_and_si512(a, b));
+      settle<after_push(kFewer, kWeight + 1), kWeight + 1>(counter);
+    } else {
+      if constexpr (count_of(kCounts, kWeight) == 0) counter[kWeight][0] = _mm512_setzero_si512();
+      settle<kCounts, kWeight + 1>(counter);
+    }
+  }
+}
+
+// The kBitsAtOnce bits of a query that a chunk is compared with.
+struct ChunkBits {
+  uint64_t bits, later_bits;
+};
+
+// Writes those of n chunks. The query's bits past its end count as zeros.
+__attribute__((noinline)) void split(const uint64_t* query, size_t n_words, size_t n, ChunkBits* chunks) {
+  const auto word = [&](size_t i) { return i < n_words ? query[i] : 0; };
+  chunks[0] = {word(0), word(1)};
+  for (size_t i = 1; i < n; ++i) {
+    const size_t first = i * kBitsAtOnce / 64, shift = i * kBitsAtOnce % 64;
+    chunks[i] = {word(first) >> shift, word(first + 1) >> shift};
+    if (shift == 0) continue;
+    chunks[i].bits |= word(first + 1) << (64 - shift);
+    chunks[i].later_bits |= word(first + 2) << (64 - shift);
+  }
+}
+
+// (bits >> kBit) % (kMask + 1) planes on.
+template <unsigned kBit, uint64_t kMask>
+ALWAYS_INLINE const uint8_t* planes_on(const uint8_t* from, uint64_t bits) {
+  if constexpr (kBit >= 6) return from + (bits >> (kBit - 6) & kMask * kPlaneBytes);
+  return from + (bits << (6 - kBit) % 64 & kMask * kPlaneBytes);
+}
+
+// Counts triples kTriple to kTriples - 1 of a chunk.
+template <size_t kTriple, size_t kTriples, uint64_t kCounts>
+ALWAYS_INLINE void count_triples(const uint8_t* triples, uint64_t query, uint64_t parities, uint64_t later_bits,
+                                 Counter& counter) {
+  if constexpr (kTriple == kTriples) {
+    settle<kCounts, 0>(counter);
+  } else {
+    const uint8_t* sums = triples + kTriple * kTripleBytes;
+    const uint8_t* carries = sums + 2 * kPlaneBytes;
+    if constexpr (3 * kTriple + 2 < 64) {
+      sums = planes_on<3 * kTriple, 1>(sums, parities);
+      carries = planes_on<3 * kTriple, 7>(carries, query);
+    } else {
+      const uint64_t last = query >> 63 | (later_bits & 3) << 1;
+      sums = planes_on<0, 1>(sums, last ^ last >> 1 ^ last >> 2);
+      carries = planes_on<0, 7>(carries, last);
+    }
+    constexpr uint64_t kWithSum = after_push(kCounts, 0);
+    push<kCounts, 0>(counter, load(sums));
+    push<kWithSum, 1>(counter, load(carries));
+    count_triples<kTriple + 1, kTriples, after_push(kWithSum, 1)>(triples, query, parities, later_bits, counter);
+  }
+}
+
+alignas(64) constexpr uint64_t kAllOrNone[2][8] = {{}, {~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull}};
+
+// Of the rows that are `near` by the lower bits of their distances and of the radius, and by this plane of the
+// distances and bit of the radius: not plane & bit, or near where they are equal.
+ALWAYS_INLINE __m512i near_by(__m512i plane, uint64_t radius, size_t bit, __m512i near) {
+  return _mm512_ternarylogic_epi64(plane, _mm512_loadu_si512(kAllOrNone[radius >> bit & 1]), near, 0x8e);
+}
+
+// The same for planes of weights kWeight, ...
+template <size_t... kWeight>
+ALWAYS_INLINE __m512i near_by(const Counter& counter, uint64_t radius, __m512i near, std::index_sequence<kWeight...>) {
+  ((near = near_by(counter[kWeight][0], radius, kWeight, near)), ...);
+  return near;
+}
+
+// lanes: those of `near` that are not zero.
+size_t write_near_rows(const Part& part, const uint64_t* query, __m512i near, unsigned lanes, Hit* hits) {
+  alignas(64) uint64_t rows_of[8];
+  _mm512_storeu_si512(rows_of, near);
+  const size_t n_words = part.n_words();
+  size_t n_hits = 0;
+  for (; lanes != 0; lanes &= lanes - 1) {
+    const auto lane = static_cast<size_t>(__builtin_ctz(lanes));
+    for (uint64_t rows = rows_of[lane]; rows != 0; rows &= rows - 1) {
+      const size_t row = 64 * lane + static_cast<size_t>(__builtin_ctzll(rows));
+      if (row >= part.n_rows) return n_hits;
+      const uint64_t* code = part.words + row * n_words;
+      uint64_t distance = n_differing(query[0], code[0]);
+      for (size_t word = 1; word < n_words; ++word) distance += n_differing(query[word], code[word]);
+      hits[n_hits++] = make_hit(distance, part.first_row + row);
+    }
   }
   return n_hits;
 }
+
+constexpr size_t kChunkPlanes = 7;                                            // of a distance in kBitsAtOnce bits
+constexpr size_t kMorePlanes = 9, kMostChunks = (1 << 16) / kBitsAtOnce + 1;  // of any distance
+
+// Counts kTriples triples from a bit of the query on: settled planes, one of each of kChunkPlanes weights, and what is
+// carried to the next weight.
+template <size_t kTriples, bool kIsFirst>
+ALWAYS_INLINE void count_chunk(const uint8_t* triples, const ChunkBits& at, Counter& counter) {
+  constexpr uint64_t kCounts = kIsFirst ? 0 : 0x1555;
+  count_triples<0, kTriples, kCounts>(triples, at.bits, at.bits ^ at.bits >> 1 ^ at.bits >> 2, at.later_bits, counter);
+}
+
+// Chunks of kTriplesAtOnce triples, and a last one of kLast. Inlined with its kind it runs out of registers.
+template <size_t kLast, bool kIsOnly>
+__attribute__((noinline)) void within_chunks(const Part& part, size_t n_chunks, PartQueries& queries) {
+  const size_t n_words = part.n_words();
+  size_t n_more = 0;
+  while (part.n_bits >> (kChunkPlanes + n_more) != 0) ++n_more;
+  for (size_t q = 0; q < queries.n; ++q) {
+    const uint64_t* query = queries.words + q * n_words;
+    const uint8_t* triples = part.prepared + n_column_bytes(part.n_bits);
+    ChunkBits at[kMostChunks];
+    split(query, n_words, n_chunks, at);
+    Counter counter;
+    __m512i more[kMorePlanes];
+    if constexpr (!kIsOnly) {
+      for (size_t i = 0; i < n_more; ++i) more[i] = _mm512_setzero_si512();
+      count_chunk<kTriplesAtOnce, true>(triples, at[0], counter);
+      for (size_t chunk = 1; chunk + 1 < n_chunks; ++chunk) {
+        triples += kTriplesAtOnce * kTripleBytes;
+        count_chunk<kTriplesAtOnce, false>(triples, at[chunk], counter);
+        __m512i carry = counter[kChunkPlanes][0];
+        for (size_t i = 0; i < n_more; ++i) {
+          const __m512i before = more[i];
+          more[i] = _mm512_xor_si512(before, carry);
+          carry = _mm512_and_si512(before, carry);
+        }
+      }
+      triples += kTriplesAtOnce * kTripleBytes;
+    }
+    count_chunk<kLast, kIsOnly>(triples, at[n_chunks - 1], counter);
+    const auto radius = static_cast<uint64_t>(queries.radii[q]);
+    __m512i near = _mm512_set1_epi64(-1);
+    near = near_by(counter, radius, near, std::make_index_sequence<kChunkPlanes>());
+    if constexpr (!kIsOnly) {
+      __m512i carry = counter[kChunkPlanes][0];
+      for (size_t i = 0; i < n_more; ++i) {
+        near = near_by(_mm512_xor_si512(more[i], carry), radius, kChunkPlanes + i, near);
+        carry = _mm512_and_si512(more[i], carry);
+      }
+    }
+    // Without a branch, which all that was counted would be moved behind, away from its loads.
+    const bool is_every_row = radius >> (kChunkPlanes + n_more) != 0;
+    near = _mm512_or_si512(near, _mm512_loadu_si512(kAllOrNone[is_every_row]));
+    const unsigned lanes = _mm512_test_epi64_mask(near, near);
+    const bool is_any = lanes != 0 && queries.radii[q] >= 0;
+    queries.n_hits[q] = is_any ? write_near_rows(part, query, near, lanes, queries.hits[q]) : 0;
+  }
+}
+
+template <bool kIsOnly>
+void within_chunks(const Part& part, size_t n_chunks, size_t n_last, PartQueries& queries) {
+  switch (n_last) {
+    case kLastSizes[0]:
+      return within_chunks<kLastSizes[0], kIsOnly>(part, n_chunks, queries);
+    case kLastSizes[1]:
+      return within_chunks<kLastSizes[1], kIsOnly>(part, n_chunks, queries);
+    case kLastSizes[2]:
+      return within_chunks<kLastSizes[2], kIsOnly>(part, n_chunks, queries);
+    default:
+      return within_chunks<kTriplesAtOnce, kIsOnly>(part, n_chunks, queries);
+  }
+}
+
+void within_part(const Part& part, PartQueries& queries) {
+  const Chunks chunks(part.n_bits);
+  if (chunks.n == 1) {
+    within_chunks<true>(part, chunks.n, chunks.n_last, queries);
+  } else {
+    within_chunks<false>(part, chunks.n, chunks.n_last, queries);
+  }
+}
+
+constexpr Preparation kBitPlanes = {n_prepared_bytes, pays, prepare, within_part};
 
 }  // namespace
 
 extern const Kernel kernel_avx512_vpopcntdq;
 const Kernel kernel_avx512_vpopcntdq = {"avx512_vpopcntdq", kAvx512F | kAvx512Vpopcntdq | kPopcnt, within,
-                                        Layout::kColumns, nullptr};
+                                        Layout::kRows, &kBitPlanes};
 
 }  // namespace athsearch

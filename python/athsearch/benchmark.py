@@ -16,6 +16,7 @@ from .types import AnyArray, Mask, Words
 
 Search = Callable[[], Any]
 MAX_SLOW_COMPARISONS = 20_000_000  # more would take NumPy and USearch seconds a turn
+TURN_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def codes_for(case: Case) -> tuple[Codes, Codes]:
 def measure(case: Case, seconds: float = 2.0, rivals: Sequence[str] = ("faiss", "usearch", "numpy")) -> dict[str, Any]:
     """Times a case for about `seconds` a contender, all taking turns; the rivals that are not installed are left out.
 
-    Returns the case's values, `seconds`: median of a search by contender, and `comparisons_per_s` by contender.
+    A turn is one search, or as many short ones as fill TURN_SECONDS, so that each contender finds its own data in the
+    caches, not those of the one before. Returns the case's values, `seconds`: median of a search by contender, and
+    `comparisons_per_s` by contender.
     Raises RuntimeError where a rival that promises exact answers has other distances than ours.
     """
     database, queries = codes_for(case)
@@ -86,13 +89,12 @@ def measure(case: Case, seconds: float = 2.0, rivals: Sequence[str] = ("faiss", 
         if not np.array_equal(np.sort(distances, axis=1), ours.dense(case.k)[1]):
             raise RuntimeError(f"{name} has other distances than athsearch for {case}")
         contenders[name] = search
+    n_searches = {name: max(1, int(TURN_SECONDS / _seconds_of(search, 1))) for name, search in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = time.perf_counter()
     while time.perf_counter() < begin + seconds * len(contenders) or len(times["athsearch"]) < 3:
         for name, search in contenders.items():
-            start = time.perf_counter()
-            search()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds_of(search, n_searches[name]))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     comparisons = case.n_codes * case.n_queries
     return {
@@ -101,6 +103,14 @@ def measure(case: Case, seconds: float = 2.0, rivals: Sequence[str] = ("faiss", 
         "comparisons_per_s": {name: comparisons / median for name, median in medians.items()},
         "turns": len(times["athsearch"]),
     }
+
+
+def _seconds_of(search: Search, n_searches: int) -> float:
+    """Seconds a search takes, as the mean of so many."""
+    start = time.perf_counter()
+    for _ in range(n_searches):
+        search()
+    return (time.perf_counter() - start) / n_searches
 
 
 def _rivals(

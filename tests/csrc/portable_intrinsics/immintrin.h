@@ -55,6 +55,41 @@ inline __m512i _mm512_min_epu64(__m512i a, __m512i b) {
 inline void _mm512_storeu_si512(void* memory, __m512i a) {
   for (int i = 0; i < 8; ++i) static_cast<uint64_t*>(memory)[i] = a.lane[i];
 }
+inline __m512i _mm512_loadu_si512(const void* memory) { return _mm512_maskz_loadu_epi64(0xff, memory); }
+inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
+  return each_lane([&](int i) { return a.lane[i] & b.lane[i]; });
+}
+inline __m512i _mm512_srli_epi64(__m512i a, unsigned count) {
+  return each_lane([&](int i) { return a.lane[i] >> count; });
+}
+inline __m512i _mm512_ternarylogic_epi64(__m512i a, __m512i b, __m512i c, int table) {
+  const auto all_if = [&](int bit) { return uint64_t{0} - (table >> bit & 1); };
+  const uint64_t of[8] = {all_if(0), all_if(1), all_if(2), all_if(3), all_if(4), all_if(5), all_if(6), all_if(7)};
+  const auto choose = [](uint64_t if_set, uint64_t if_not, uint64_t by) { return (if_set & by) | (if_not & ~by); };
+  return each_lane([&](int i) {
+    const uint64_t y = b.lane[i], z = c.lane[i];
+    return choose(choose(choose(of[7], of[6], z), choose(of[5], of[4], z), y),
+                  choose(choose(of[3], of[2], z), choose(of[1], of[0], z), y), a.lane[i]);
+  });
+}
+inline __m512i _mm512_unpacklo_epi64(__m512i a, __m512i b) {
+  return each_lane([&](int i) { return i % 2 ? b.lane[i - 1] : a.lane[i]; });
+}
+inline __m512i _mm512_unpackhi_epi64(__m512i a, __m512i b) {
+  return each_lane([&](int i) { return i % 2 ? b.lane[i] : a.lane[i + 1]; });
+}
+inline __m512i _mm512_shuffle_i64x2(__m512i a, __m512i b, int choice) {
+  return each_lane([&](int i) {
+    const int pair = choice >> (2 * (i / 2)) & 3;
+    return (i < 4 ? a : b).lane[2 * pair + i % 2];
+  });
+}
+inline __mmask8 _mm512_test_epi64_mask(__m512i a, __m512i b) {
+  __mmask8 out = 0;
+  for (int i = 0; i < 8; ++i)
+    if (a.lane[i] & b.lane[i]) out = static_cast<__mmask8>(out | 1 << i);
+  return out;
+}
 inline __mmask8 _mm512_mask_cmple_epu64_mask(__mmask8 mask, __m512i a, __m512i b);
 inline __mmask8 _mm512_cmple_epu64_mask(__m512i a, __m512i b) { return _mm512_mask_cmple_epu64_mask(0xff, a, b); }
 inline __mmask8 _mm512_mask_cmple_epu64_mask(__mmask8 mask, __m512i a, __m512i b) {
