@@ -12,8 +12,13 @@
 // so that a query only picks its own. Per 512 rows and three bits: two loads, and two full adders instead of three;
 // the comparison with the radius is one VPTERNLOGQ a plane of the distance. So 1.33 operations for eight rows and 64
 // bits, where VPXORQ, VPOPCNTQ, VPADDQ are three, and no popcount port is in the way.
-// Limits: two operations a cycle on Zen 4, whose registers are halved, so 12 rows of 64 bits a cycle; one 64-byte load
-// a cycle. A chunk of 66 bits, 14 KiB, stays in the L1 cache while kPartQueries queries count it.
+// Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte load
+// a cycle. What is prepared of 66 bits, 14 KiB, fits the L1 cache; that of wider codes comes from L2 without loss.
+//
+// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 42 % of that
+// limit at 64 bits, 46 % at 256, where VPOPCNTQ, one a cycle, could not pass 44 % with its VPXORQ and VPADDQ; VPTERNLOGQ
+// alone, its operands in registers, does not pass three in two cycles. One query of 64 bits over ten million rows
+// takes all of the read bandwidth.
 #include <immintrin.h>
 
 #include <utility>
@@ -122,48 +127,45 @@ inline void exchange_eight(__m512i x[8]) {
   for (size_t i : {0, 2, 4, 6}) exchange<kLast>(x[i], x[i + 1]);
 }
 
-// Transposes eight registers and writes the first n of them, `stride` bytes apart.
-inline void write_columns(const __m512i rows[8], size_t n, uint8_t* columns, size_t stride) {
+// Transposes a matrix of 8 x 8 words, a row a register.
+inline void transpose(__m512i x[8]) {
   __m512i pairs[8], fours[8];
   for (size_t i = 0; i < 8; i += 2) {
-    pairs[i] = _mm512_unpacklo_epi64(rows[i], rows[i + 1]);  // words 0, 2, 4, 6 of two rows
-    pairs[i + 1] = _mm512_unpackhi_epi64(rows[i], rows[i + 1]);
+    pairs[i] = _mm512_unpacklo_epi64(x[i], x[i + 1]);  // words 0, 2, 4, 6 of two rows
+    pairs[i + 1] = _mm512_unpackhi_epi64(x[i], x[i + 1]);
   }
   for (size_t i : {0, 1, 4, 5}) {
     fours[i] = _mm512_shuffle_i64x2(pairs[i], pairs[i + 2], 0x88);  // words i and i + 4 of two rows, then of two more
     fours[i + 2] = _mm512_shuffle_i64x2(pairs[i], pairs[i + 2], 0xdd);
   }
-  for (size_t i = 0; i < 4 && i < n; ++i) {
-    _mm512_storeu_si512(columns + i * stride, _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0x88));
-    if (i + 4 >= n) continue;
-    _mm512_storeu_si512(columns + (i + 4) * stride, _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0xdd));
+  for (size_t i = 0; i < 4; ++i) {
+    x[i] = _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0x88);
+    x[i + 4] = _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0xdd);
   }
 }
 
-// n words, at most eight, and zeros.
-inline __m512i load_words(const uint64_t* words, size_t n) {
-  return _mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1), words);
-}
-
-// Writes columns of the words of a part: rows 64 i + r, of lanes i, are plane r.
+// Writes each word of a part's rows to a column of its own: in its register r are rows 64 i + r, in lane i.
 inline void write_columns(const Part& part) {
-  const size_t n_words = part.n_words();
-  const auto up_to_eight = [](size_t end, size_t begin) { return end < begin ? 0 : end - begin < 8 ? end - begin : 8; };
-  __m512i x[8];
-  for (size_t row = 0; row < 64; row += n_words == 1 ? 8 : 1)
-    for (size_t word = 0; word < n_words; word += 8) {
-      for (size_t i = 0; i < 8; ++i) {
-        const size_t at = 64 * i + row, n_rows = up_to_eight(part.n_rows, at);
-        const size_t n = n_words == 1 ? n_rows : n_rows == 0 ? 0 : up_to_eight(n_words, word);
-        x[i] = load_words(part.words + at * n_words + word, n);
-      }
-      uint8_t* columns = part.prepared + word * kColumnBytes + row * kPlaneBytes;
-      if (n_words == 1) {
-        write_columns(x, 8, columns, kPlaneBytes);
-      } else {
-        write_columns(x, up_to_eight(n_words, word), columns, kColumnBytes);
-      }
+  const size_t n_words = part.n_words(), n_all = part.n_rows * n_words;
+  size_t row = 0, word = 0;  // of lane 0
+  for (size_t at = 0; at < 64 * n_words; at += 8) {
+    __m512i x[8];
+    for (size_t i = 0; i < 8; ++i) {
+      const size_t begin = 64 * i * n_words + at, n = begin >= n_all ? 0 : n_all - begin;
+      const auto present = static_cast<__mmask8>(n >= 8 ? 0xff : (1u << n) - 1);
+      x[i] = _mm512_maskz_loadu_epi64(present, part.words + begin);
+      // The next part's comes from memory while this one is searched. It may lie beyond the rows.
+      const auto next = reinterpret_cast<uintptr_t>(part.words + begin) + kPartRows * n_words * 8;
+      __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
     }
+    transpose(x);
+    for (size_t i = 0; i < 8; ++i) {
+      _mm512_storeu_si512(part.prepared + word * kColumnBytes + row * kPlaneBytes, x[i]);
+      if (++word < n_words) continue;
+      word = 0;
+      ++row;
+    }
+  }
 }
 
 // The truth table, as VPTERNLOGQ takes it, of the carry of three bits where those of `query` are inverted.
@@ -223,10 +225,6 @@ void prepare(const Part& part) {
       exchange_eight<8>(x);
       for (size_t i = 0; i < 8; ++i) _mm512_storeu_si512(rows + 8 * i * kPlaneBytes, x[i]);
     }
-  // What follows is asked for from memory, and comes while this part is searched. It may lie beyond the rows.
-  const auto next = reinterpret_cast<uintptr_t>(part.words + part.n_rows * n_words);
-  for (size_t byte = 0; byte < kPartRows * n_words * 8; byte += 64)
-    __builtin_prefetch(reinterpret_cast<const void*>(next + byte), 0, 2);
   uint8_t* triples = part.prepared + n_column_bytes(part.n_bits);
   for (size_t i = 0; i < Chunks(part.n_bits).n_triples(); i += 8)
     write_triples(part.prepared, i / 8 * 3, n_eights(part.n_bits), triples + i * kTripleBytes);
