@@ -12,13 +12,13 @@
 // so that a query only picks its own. Per 512 rows and three bits: two loads, and two full adders instead of three;
 // the comparison with the radius is one VPTERNLOGQ a plane of the distance. So 1.33 operations for eight rows and 64
 // bits, where VPXORQ, VPOPCNTQ, VPADDQ are three, and no popcount port is in the way.
-// Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte load
-// a cycle. What is prepared of 66 bits, 14 KiB, fits the L1 cache; that of wider codes comes from L2 without loss.
+// Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte
+// load a cycle. What is prepared of 66 bits, 14 KiB, fits the L1 cache; that of wider codes comes from L2 without loss.
 //
 // Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 42 % of that
-// limit at 64 bits, 46 % at 256, where VPOPCNTQ, one a cycle, could not pass 44 % with its VPXORQ and VPADDQ; VPTERNLOGQ
-// alone, its operands in registers, does not pass three in two cycles. One query of 64 bits over ten million rows
-// takes all of the read bandwidth.
+// limit at 64 bits, 46 % at 256, where VPOPCNTQ, one a cycle, could not pass 44 % with its VPXORQ and VPADDQ;
+// VPTERNLOGQ alone, its operands in registers, does not pass three in two cycles. One query of 64 bits over ten million
+// rows takes all of the read bandwidth.
 #include <immintrin.h>
 
 #include <utility>
