@@ -15,10 +15,10 @@
 // Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte
 // load a cycle. What is prepared of 66 bits, 14 KiB, fits the L1 cache; that of wider codes comes from L2 without loss.
 //
-// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 42 % of that
-// limit at 64 bits, 46 % at 256, where VPOPCNTQ, one a cycle, could not pass 44 % with its VPXORQ and VPADDQ;
+// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 46 % of that
+// limit at 64 bits, 52 % at 256, where VPOPCNTQ, one a cycle, could not pass 44 % with its VPXORQ and VPADDQ;
 // VPTERNLOGQ alone, its operands in registers, does not pass three in two cycles. One query of 64 bits over ten million
-// rows takes all of the read bandwidth.
+// rows takes 99 % of the read bandwidth on two threads and more than a plain sum does on one.
 #include <immintrin.h>
 
 #include <utility>
@@ -232,7 +232,7 @@ void prepare(const Part& part) {
 
 // A counter of 512 rows: at most two planes of each weight 1, 2, 4, ... How many there are of each is known where the
 // code is made: two bits a weight of a number, here always named kCounts.
-constexpr unsigned kMostWeights = 9;
+constexpr unsigned kMostWeights = 12;
 using Counter = __m512i[kMostWeights][2];
 
 constexpr unsigned count_of(uint64_t counts, unsigned weight) { return counts >> 2 * weight & 3; }
@@ -240,6 +240,10 @@ constexpr uint64_t one_of(unsigned weight) { return uint64_t{1} << 2 * weight; }
 constexpr uint64_t after_push(uint64_t counts, unsigned weight) {
   for (; count_of(counts, weight) == 2; ++weight) counts -= one_of(weight);
   return counts + one_of(weight);
+}
+constexpr uint64_t after_triples(uint64_t counts, size_t n) {
+  for (; n != 0; --n) counts = after_push(after_push(counts, 0), 1);
+  return counts;
 }
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -301,9 +305,7 @@ ALWAYS_INLINE const uint8_t* planes_on(const uint8_t* from, uint64_t bits) {
 template <size_t kTriple, size_t kTriples, uint64_t kCounts>
 ALWAYS_INLINE void count_triples(const uint8_t* triples, uint64_t query, uint64_t parities, uint64_t later_bits,
                                  Counter& counter) {
-  if constexpr (kTriple == kTriples) {
-    settle<kCounts, 0>(counter);
-  } else {
+  if constexpr (kTriple < kTriples) {
     const uint8_t* sums = triples + kTriple * kTripleBytes;
     const uint8_t* carries = sums + 2 * kPlaneBytes;
     if constexpr (3 * kTriple + 2 < 64) {
@@ -356,86 +358,108 @@ size_t write_near_rows(const Part& part, const uint64_t* query, __m512i near, un
   return n_hits;
 }
 
-constexpr size_t kChunkPlanes = 7;                                            // of a distance in kBitsAtOnce bits
-constexpr size_t kMorePlanes = 9, kMostChunks = (1 << 16) / kBitsAtOnce + 1;  // of any distance
+// Writes a query's hits. near: those rows, unless the radius reaches past all distances of n_planes bits.
+ALWAYS_INLINE void write_near_rows(const Part& part, size_t q, size_t n_planes, __m512i near, PartQueries& queries) {
+  // Without a branch, which all that was counted would be moved behind, away from its loads.
+  const bool is_every_row = static_cast<uint64_t>(queries.radii[q]) >> n_planes != 0;
+  near = _mm512_or_si512(near, _mm512_loadu_si512(kAllOrNone[is_every_row]));
+  const unsigned lanes = _mm512_test_epi64_mask(near, near);
+  const bool is_any = lanes != 0 && queries.radii[q] >= 0;
+  const uint64_t* query = queries.words + q * part.n_words();
+  queries.n_hits[q] = is_any ? write_near_rows(part, query, near, lanes, queries.hits[q]) : 0;
+}
 
-// Counts kTriples triples from a bit of the query on: settled planes, one of each of kChunkPlanes weights, and what is
-// carried to the next weight.
-template <size_t kTriples, bool kIsFirst>
+// Counts kTriples triples of a chunk.
+template <size_t kTriples, uint64_t kCounts>
 ALWAYS_INLINE void count_chunk(const uint8_t* triples, const ChunkBits& at, Counter& counter) {
-  constexpr uint64_t kCounts = kIsFirst ? 0 : 0x1555;
   count_triples<0, kTriples, kCounts>(triples, at.bits, at.bits ^ at.bits >> 1 ^ at.bits >> 2, at.later_bits, counter);
 }
 
-// Chunks of kTriplesAtOnce triples, and a last one of kLast. Inlined with its kind it runs out of registers.
-template <size_t kLast, bool kIsOnly>
-__attribute__((noinline)) void within_chunks(const Part& part, size_t n_chunks, PartQueries& queries) {
-  const size_t n_words = part.n_words();
-  size_t n_more = 0;
-  while (part.n_bits >> (kChunkPlanes + n_more) != 0) ++n_more;
-  for (size_t q = 0; q < queries.n; ++q) {
-    const uint64_t* query = queries.words + q * n_words;
-    const uint8_t* triples = part.prepared + n_column_bytes(part.n_bits);
-    ChunkBits at[kMostChunks];
-    split(query, n_words, n_chunks, at);
-    Counter counter;
-    __m512i more[kMorePlanes];
-    if constexpr (!kIsOnly) {
-      for (size_t i = 0; i < n_more; ++i) more[i] = _mm512_setzero_si512();
-      count_chunk<kTriplesAtOnce, true>(triples, at[0], counter);
-      for (size_t chunk = 1; chunk + 1 < n_chunks; ++chunk) {
-        triples += kTriplesAtOnce * kTripleBytes;
-        count_chunk<kTriplesAtOnce, false>(triples, at[chunk], counter);
-        __m512i carry = counter[kChunkPlanes][0];
-        for (size_t i = 0; i < n_more; ++i) {
-          const __m512i before = more[i];
-          more[i] = _mm512_xor_si512(before, carry);
-          carry = _mm512_and_si512(before, carry);
-        }
-      }
-      triples += kTriplesAtOnce * kTripleBytes;
-    }
-    count_chunk<kLast, kIsOnly>(triples, at[n_chunks - 1], counter);
-    const auto radius = static_cast<uint64_t>(queries.radii[q]);
-    __m512i near = _mm512_set1_epi64(-1);
-    near = near_by(counter, radius, near, std::make_index_sequence<kChunkPlanes>());
-    if constexpr (!kIsOnly) {
-      __m512i carry = counter[kChunkPlanes][0];
-      for (size_t i = 0; i < n_more; ++i) {
-        near = near_by(_mm512_xor_si512(more[i], carry), radius, kChunkPlanes + i, near);
-        carry = _mm512_and_si512(more[i], carry);
-      }
-    }
-    // Without a branch, which all that was counted would be moved behind, away from its loads.
-    const bool is_every_row = radius >> (kChunkPlanes + n_more) != 0;
-    near = _mm512_or_si512(near, _mm512_loadu_si512(kAllOrNone[is_every_row]));
-    const unsigned lanes = _mm512_test_epi64_mask(near, near);
-    const bool is_any = lanes != 0 && queries.radii[q] >= 0;
-    queries.n_hits[q] = is_any ? write_near_rows(part, query, near, lanes, queries.hits[q]) : 0;
+// Counts kChunks chunks, the last one of kLast triples.
+template <size_t kChunks, size_t kLast, uint64_t kCounts>
+ALWAYS_INLINE void count_chunks(const uint8_t* triples, const ChunkBits* at, Counter& counter) {
+  constexpr size_t kTriples = kChunks == 1 ? kLast : kTriplesAtOnce;
+  constexpr uint64_t kAfter = after_triples(kCounts, kTriples);
+  count_chunk<kTriples, kCounts>(triples, *at, counter);
+  if constexpr (kChunks == 1) {
+    settle<kAfter, 0>(counter);
+  } else {
+    count_chunks<kChunks - 1, kLast, kAfter>(triples + kTriples * kTripleBytes, at + 1, counter);
   }
 }
 
-template <bool kIsOnly>
-void within_chunks(const Part& part, size_t n_chunks, size_t n_last, PartQueries& queries) {
-  switch (n_last) {
-    case kLastSizes[0]:
-      return within_chunks<kLastSizes[0], kIsOnly>(part, n_chunks, queries);
-    case kLastSizes[1]:
-      return within_chunks<kLastSizes[1], kIsOnly>(part, n_chunks, queries);
-    case kLastSizes[2]:
-      return within_chunks<kLastSizes[2], kIsOnly>(part, n_chunks, queries);
-    default:
-      return within_chunks<kTriplesAtOnce, kIsOnly>(part, n_chunks, queries);
+constexpr size_t bit_length(size_t value) { return value == 0 ? 0 : 1 + bit_length(value / 2); }
+
+// Codes of kChunks chunks. Inlined with its kind it runs out of registers.
+template <size_t kChunks, size_t kLast = kTriplesAtOnce>
+__attribute__((noinline)) void within_chunks(const Part& part, PartQueries& queries) {
+  constexpr size_t kPlanes = bit_length(kChunks * kBitsAtOnce);
+  const size_t n_words = part.n_words();
+  const uint8_t* triples = part.prepared + n_column_bytes(part.n_bits);
+  for (size_t q = 0; q < queries.n; ++q) {
+    ChunkBits at[kChunks];
+    split(queries.words + q * n_words, n_words, kChunks, at);
+    Counter counter;
+    count_chunks<kChunks, kLast, 0>(triples, at, counter);
+    const __m512i near = near_by(counter, static_cast<uint64_t>(queries.radii[q]), _mm512_set1_epi64(-1),
+                                 std::make_index_sequence<kPlanes>());
+    write_near_rows(part, q, kPlanes, near, queries);
+  }
+}
+
+constexpr size_t kChunkPlanes = bit_length(kBitsAtOnce);
+constexpr size_t kMostBits = (1 << 16) - 1;
+
+// Codes of any number of chunks, from two, the last one of kLast triples. Between chunks there is one plane of each of
+// kChunkPlanes weights, and those of higher weights, which only carries reach.
+template <size_t kLast>
+__attribute__((noinline)) void within_any_chunks(const Part& part, size_t n_chunks, PartQueries& queries) {
+  constexpr uint64_t kOneOfEach = 0x1555;
+  const size_t n_words = part.n_words(), n_higher = bit_length(part.n_bits) - kChunkPlanes;
+  for (size_t q = 0; q < queries.n; ++q) {
+    const uint8_t* triples = part.prepared + n_column_bytes(part.n_bits);
+    const auto radius = static_cast<uint64_t>(queries.radii[q]);
+    ChunkBits at[kMostBits / kBitsAtOnce + 1];
+    split(queries.words + q * n_words, n_words, n_chunks, at);
+    Counter counter;
+    __m512i higher[bit_length(kMostBits) - kChunkPlanes];
+    for (size_t i = 0; i < n_higher; ++i) higher[i] = _mm512_setzero_si512();
+    count_chunks<1, kTriplesAtOnce, 0>(triples, at, counter);
+    for (size_t chunk = 1; chunk + 1 < n_chunks; ++chunk) {
+      triples += kTriplesAtOnce * kTripleBytes;
+      count_chunks<1, kTriplesAtOnce, kOneOfEach>(triples, at + chunk, counter);
+      __m512i carry = counter[kChunkPlanes][0];
+      for (size_t i = 0; i < n_higher; ++i) {
+        const __m512i before = higher[i];
+        higher[i] = _mm512_xor_si512(before, carry);
+        carry = _mm512_and_si512(before, carry);
+      }
+    }
+    triples += kTriplesAtOnce * kTripleBytes;
+    count_chunks<1, kLast, kOneOfEach>(triples, at + n_chunks - 1, counter);
+    __m512i near = near_by(counter, radius, _mm512_set1_epi64(-1), std::make_index_sequence<kChunkPlanes>());
+    __m512i carry = counter[kChunkPlanes][0];
+    for (size_t i = 0; i < n_higher; ++i) {
+      near = near_by(_mm512_xor_si512(higher[i], carry), radius, kChunkPlanes + i, near);
+      carry = _mm512_and_si512(higher[i], carry);
+    }
+    write_near_rows(part, q, kChunkPlanes + n_higher, near, queries);
   }
 }
 
 void within_part(const Part& part, PartQueries& queries) {
   const Chunks chunks(part.n_bits);
-  if (chunks.n == 1) {
-    within_chunks<true>(part, chunks.n, chunks.n_last, queries);
-  } else {
-    within_chunks<false>(part, chunks.n, chunks.n_last, queries);
-  }
+  const auto is = [&](size_t n, size_t n_last) { return chunks.n == n && chunks.n_last == n_last; };
+  if (is(1, kLastSizes[0])) return within_chunks<1, kLastSizes[0]>(part, queries);
+  if (is(1, kLastSizes[1])) return within_chunks<1, kLastSizes[1]>(part, queries);
+  if (is(1, kLastSizes[2])) return within_chunks<1, kLastSizes[2]>(part, queries);
+  if (is(1, kTriplesAtOnce)) return within_chunks<1>(part, queries);
+  if (is(4, kTriplesAtOnce)) return within_chunks<4>(part, queries);  // 256 bits
+  if (is(8, kTriplesAtOnce)) return within_chunks<8>(part, queries);  // 512 bits
+  if (chunks.n_last == kLastSizes[0]) return within_any_chunks<kLastSizes[0]>(part, chunks.n, queries);
+  if (chunks.n_last == kLastSizes[1]) return within_any_chunks<kLastSizes[1]>(part, chunks.n, queries);
+  if (chunks.n_last == kLastSizes[2]) return within_any_chunks<kLastSizes[2]>(part, chunks.n, queries);
+  within_any_chunks<kTriplesAtOnce>(part, chunks.n, queries);
 }
 
 constexpr Preparation kBitPlanes = {n_prepared_bytes, pays, prepare, within_part};
