@@ -15,7 +15,7 @@
 
 namespace athsearch {
 
-// While a query has not found k hits everything is one, so its first steps are of so many rows, and twice as many, ...
+// While a query has not found k hits every row is one, so its first steps are of so many rows, and twice as many, ...
 constexpr uint64_t kFirstStep = 128;
 
 struct RowRange {
@@ -71,7 +71,7 @@ class Workspace {
   // preparation: null for the layout that the kernel's `within` takes.
   Workspace(const Database& database, const Options& options, const Preparation* preparation)
       : n_words_(database.n_words()), n_bits_(database.n_bits), options_(options), preparation_(preparation) {
-    if (preparation != nullptr) asked_ = std::make_unique<PartQueries>();
+    if (preparation != nullptr) asked_.reset(new PartQueries);  // not zeroed, as make_unique does
   }
 
   void load(const RowRange& range) {
@@ -162,7 +162,7 @@ class Workspace {
   std::vector<uint64_t> words_;
   std::vector<CacheLine> prepared_;
   std::unique_ptr<PartQueries> asked_;
-  std::vector<int64_t> radii_;  // of all queries, side by side, for caches
+  std::vector<int64_t> radii_;  // of all queries, kept together so that they stay in cache
   std::vector<Hit> hits_;
 };
 

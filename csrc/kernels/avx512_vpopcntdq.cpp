@@ -13,14 +13,20 @@
 // the comparison with the radius is one VPTERNLOGQ a plane of the distance. So 1.33 operations for eight rows and 64
 // bits, where VPXORQ, VPOPCNTQ, VPADDQ are three, and no popcount port is in the way.
 // Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte
-// load a cycle. What is prepared of 66 bits, 14 KiB, fits the L1 cache; that of wider codes comes from L2 without loss.
+// load a cycle. What is prepared of 66 bits, 14 KiB, fits the L1 cache; that of codes up to
+// 1024 bits comes from L2 without loss.
 //
 // Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 46 % of that
 // limit at 64 bits, 52 % at 256, where VPOPCNTQ, one a cycle, could not pass 44 % with its VPXORQ and VPADDQ;
 // VPTERNLOGQ alone, its operands in registers, does not pass three in two cycles. One query of 64 bits over ten million
 // rows takes 99 % of the read bandwidth on two threads and more than a plain sum does on one.
+#pragma GCC diagnostic push  // GCC 12 warns of its own header: bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
+#include <type_traits>
 #include <utility>
 
 #include "../scan.h"
@@ -76,8 +82,8 @@ size_t within(const uint64_t* query, const Block& block, uint64_t radius, Hit* h
 
 // Row r of a part is bit r % 64 of lane r / 64 of its planes.
 //
-// A prepared part: room for the words on their way to planes; then for every three planes (a, b, c), the last ones of
-// zeros: a ^ b ^ c and its inverse, and the carries of a + b + c where query bits 0 to 7 invert some of them.
+// A prepared part: room for the words on their way to planes; then for every three planes (a, b, c), the last planes
+// zero: a ^ b ^ c and its inverse, and the carries of a + b + c where query bits 0 to 7 invert some of them.
 constexpr size_t kPlaneBytes = 64;
 constexpr size_t kTripleBytes = 10 * kPlaneBytes;
 constexpr size_t kTriplesAtOnce = 22;
@@ -103,8 +109,8 @@ size_t n_prepared_bytes(size_t n_bits) {
   return n_column_bytes(n_bits) + (Chunks(n_bits).n_triples() + 7) / 8 * 8 * kTripleBytes;
 }
 
-// Preparing one word costs as much as 24 queries of one word save, but that of several words is slower without.
-bool pays(size_t n_bits, size_t n_queries) { return n_queries >= (n_bits <= 64 ? 24 : 8); }
+// Preparing one word costs as much as 30 queries of one word save; POPCNT takes longer with eight of several words.
+bool pays(size_t n_bits, size_t n_queries) { return n_queries >= (n_bits <= 64 ? 30 : 8); }
 
 inline __m512i load(const uint8_t* plane) { return _mm512_loadu_si512(plane); }
 
@@ -182,7 +188,8 @@ template <size_t... kQuery>
 inline void write_triple(__m512i a, __m512i b, __m512i c, uint8_t* triple, std::index_sequence<kQuery...>) {
   _mm512_storeu_si512(triple, _mm512_ternarylogic_epi64(a, b, c, 0x96));
   _mm512_storeu_si512(triple + kPlaneBytes, _mm512_ternarylogic_epi64(a, b, c, 0x69));
-  (_mm512_storeu_si512(triple + (2 + kQuery) * kPlaneBytes, _mm512_ternarylogic_epi64(a, b, c, carry_table(kQuery))),
+  (_mm512_storeu_si512(triple + (2 + kQuery) * kPlaneBytes,
+                       _mm512_ternarylogic_epi64(a, b, c, (std::integral_constant<int, carry_table(kQuery)>::value))),
    ...);
 }
 
@@ -360,7 +367,7 @@ size_t write_near_rows(const Part& part, const uint64_t* query, __m512i near, un
 
 // Writes a query's hits. near: those rows, unless the radius reaches past all distances of n_planes bits.
 ALWAYS_INLINE void write_near_rows(const Part& part, size_t q, size_t n_planes, __m512i near, PartQueries& queries) {
-  // Without a branch, which all that was counted would be moved behind, away from its loads.
+  // Without a branch, or the compiler moves the counting behind it, away from its loads.
   const bool is_every_row = static_cast<uint64_t>(queries.radii[q]) >> n_planes != 0;
   near = _mm512_or_si512(near, _mm512_loadu_si512(kAllOrNone[is_every_row]));
   const unsigned lanes = _mm512_test_epi64_mask(near, near);
@@ -390,7 +397,7 @@ ALWAYS_INLINE void count_chunks(const uint8_t* triples, const ChunkBits* at, Cou
 
 constexpr size_t bit_length(size_t value) { return value == 0 ? 0 : 1 + bit_length(value / 2); }
 
-// Codes of kChunks chunks. Inlined with its kind it runs out of registers.
+// Codes of kChunks chunks. If several of these are inlined into one function, registers run out.
 template <size_t kChunks, size_t kLast = kTriplesAtOnce>
 __attribute__((noinline)) void within_chunks(const Part& part, PartQueries& queries) {
   constexpr size_t kPlanes = bit_length(kChunks * kBitsAtOnce);

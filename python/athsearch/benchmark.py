@@ -72,7 +72,7 @@ def measure(case: Case, seconds: float = 2.0, rivals: Sequence[str] = ("faiss", 
     """Times a case for about `seconds` a contender, all taking turns; the rivals that are not installed are left out.
 
     A turn is one search, or as many short ones as fill TURN_SECONDS, so that each contender finds its own data in the
-    caches, not those of the one before. Returns the case's values, `seconds`: median of a search by contender, and
+    caches, not the previous contender's. Returns the case's values, `seconds`: median of a search by contender, and
     `comparisons_per_s` by contender.
     Raises RuntimeError where a rival that promises exact answers has other distances than ours.
     """
