@@ -93,9 +93,10 @@ class Workspace {
   uint64_t n_rows() const { return range_.n_rows; }
   uint64_t first_row() const { return range_.first_row; }
 
-  // Compares the block's rows with all queries, row-major [n_queries, n_words]. Calls take(query, hit) for its hits,
-  // rows ascending for each query. radius(query): at what distance a hit is still wanted, -1 for none; is asked again
-  // and again, and may have become smaller. is_narrow(query): whether hits are few by now.
+  // Compares the block's rows with all queries, row-major [n_queries, n_words], the same ones for every block. Calls
+  // take(query, hit) for its hits, rows ascending for each query. radius(query): at what distance a hit is still
+  // wanted, -1 for none; is asked now and then, and changes only by take(). is_narrow(query): whether hits are few by
+  // now.
   template <class Radius, class IsNarrow, class Take>
   void scan(const uint64_t* queries, size_t n_queries, Radius radius, IsNarrow is_narrow, Take take) {
     if (preparation_ != nullptr) return scan_parts(queries, n_queries, radius, take);
