@@ -77,6 +77,11 @@ def site_of(operation: Operation, before: str) -> str:
     raise KeyError(f"{operation.path} after {before!r}")
 
 
+def is_relied_on(operations: list[Operation], dropped: int) -> bool:
+    """Whether something was acknowledged while only this sync had flushed what it did."""
+    return any(operations[point - 1].data == b"acknowledged" for point in _points(operations, dropped))
+
+
 def first_harm(world: World, recording: Recording, dropped: int, seed: int) -> tuple[int, str | None]:
     """Crashes until one does harm when a sync is dropped. Returns how many were tried, and what the last one harmed."""
     rng = random.Random(seed)
@@ -94,9 +99,9 @@ def first_harm(world: World, recording: Recording, dropped: int, seed: int) -> t
     return tries, None
 
 
-def _crashes(operations: list[Operation], dropped: int, rng: random.Random) -> Iterator[tuple[int, str]]:
-    """(number of operations done, mode), again and again, while what was dropped may matter: until the next sync of the
-    same file or folder, or until a journal is removed. First where something was just acknowledged.
+def _points(operations: list[Operation], dropped: int) -> list[int]:
+    """Numbers of operations done while what was dropped may matter: until the next sync of the same file or folder, or
+    until a journal is removed.
     """
     inode, path, end = operations[dropped].inode, operations[dropped].path, dropped + 1
     while end < len(operations):
@@ -106,7 +111,12 @@ def _crashes(operations: list[Operation], dropped: int, rng: random.Random) -> I
         ):
             break
         end += 1
-    points = list(range(dropped + 1, end + 1))
+    return list(range(dropped + 1, end + 1))
+
+
+def _crashes(operations: list[Operation], dropped: int, rng: random.Random) -> Iterator[tuple[int, str]]:
+    """(number of operations done, mode), again and again; first where something was just acknowledged."""
+    points = _points(operations, dropped)
     told = [point for point in points if operations[point - 1].data == b"acknowledged"]
     while True:
         for point in (*told, *points):
@@ -136,6 +146,7 @@ def dropped_syncs(world: World, recording: Recording, seed: int, which: str) -> 
         harms = [(tries, reason) for tries, reason in found if reason]
         rows.append({
             "site": site, "n_syncs": len(numbers), "n_dropped": len(found), "n_harmful": len(harms),
+            "n_relied_on": sum(is_relied_on(recording.operations, number) for number in chosen),
             "tries": [tries for tries, _ in found], "example": harms[0][1] if harms else None,
         })  # fmt: skip
     return rows
