@@ -312,7 +312,7 @@ def test_ctrl_c_while_sorting_keeps_the_old_index(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     with Archive.create(path, bits=64) as archive:
         archive.add_codes(learned_codes(3_000_000, 3_000_000))
-    outcome = interrupt_when("sorting", "index", path, "--kind", "mih")
+    outcome = interrupt_when("index: sorting", "index", path, "--kind", "mih")
     assert outcome.status == 1
     assert "the index is the one there was before" in outcome.err
     with Archive.open(path) as archive:
