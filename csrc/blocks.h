@@ -28,10 +28,12 @@ struct RowRange {
 class Blocks {
  public:
   Blocks(const Database& database, const Preparation* preparation, uint64_t block_bytes) : database_(database) {
-    const uint64_t part_bytes =
-        preparation == nullptr ? kPartRows * 8 * database.n_words() : preparation->n_bytes(database.n_bits);
-    const uint64_t n_parts = block_bytes / part_bytes;
-    block_rows_ = n_parts > 0 ? n_parts * kPartRows : preparation == nullptr ? kFirstStep : kPartRows;
+    uint64_t part_rows = kFirstStep, part_bytes = kFirstStep * 8 * database.n_words();
+    if (preparation != nullptr) {
+      part_rows = preparation->part_rows(database.n_bits);
+      part_bytes = preparation->n_bytes(database.n_bits);
+    }
+    block_rows_ = std::max<uint64_t>(1, block_bytes / part_bytes) * part_rows;
     uint64_t first_row = database.first_row;
     for (const Segment& segment : database.segments) {
       first_block_.push_back(n_blocks_);
@@ -68,20 +70,19 @@ struct alignas(64) CacheLine {
 // One thread's buffers: a block in the layout that its kernel scans, and the kernel's hits in it.
 class Workspace {
  public:
-  // preparation: null for the layout that the kernel's `within` takes.
-  Workspace(const Database& database, const Options& options, const Preparation* preparation)
-      : n_words_(database.n_words()), n_bits_(database.n_bits), options_(options), preparation_(preparation) {
+  // preparation: null for the layout that the kernel's `within` takes. plan: what it planned of the queries.
+  Workspace(const Database& database, const Options& options, const Preparation* preparation, const uint8_t* plan)
+      : n_words_(database.n_words()),
+        n_bits_(database.n_bits),
+        options_(options),
+        preparation_(preparation),
+        plan_(plan),
+        part_rows_(preparation == nullptr ? 0 : preparation->part_rows(database.n_bits)) {
     if (preparation != nullptr) asked_.reset(new PartQueries);  // not zeroed, as make_unique does
   }
 
   void load(const RowRange& range) {
     range_ = range;
-    if (preparation_ != nullptr) {
-      const size_t n_parts = (range.n_rows + kPartRows - 1) / kPartRows;
-      prepared_.resize(n_parts * preparation_->n_bytes(n_bits_) / sizeof(CacheLine));
-      for (size_t i = 0; i < n_parts; ++i) preparation_->prepare(part(i));
-      return;
-    }
     hits_.resize(range.n_rows + kHitSlack);
     if (!is_copied()) return;
     words_.resize(range.n_rows * n_words_);
@@ -99,7 +100,8 @@ class Workspace {
   // now.
   template <class Radius, class IsNarrow, class Take>
   void scan(const uint64_t* queries, size_t n_queries, Radius radius, IsNarrow is_narrow, Take take) {
-    if (preparation_ != nullptr) return scan_parts(queries, n_queries, radius, take);
+    if (preparation_ != nullptr && are_all_narrow(n_queries, is_narrow))
+      return scan_parts(queries, n_queries, radius, take);
     for (size_t q = 0; q < n_queries; ++q) {
       uint64_t begin = 0, step = is_narrow(q) ? range_.n_rows : kFirstStep;
       for (; begin < range_.n_rows; begin += step, step *= 2) {
@@ -120,13 +122,24 @@ class Workspace {
   }
 
  private:
+  // Counted up, for once a query is narrow it stays so.
+  template <class IsNarrow>
+  bool are_all_narrow(size_t n_queries, IsNarrow is_narrow) {
+    while (n_narrow_ < n_queries && is_narrow(n_narrow_)) ++n_narrow_;
+    return n_narrow_ == n_queries;
+  }
+
   template <class Radius, class Take>
   void scan_parts(const uint64_t* queries, size_t n_queries, Radius radius, Take take) {
+    const size_t n_parts = (range_.n_rows + part_rows_ - 1) / part_rows_;
+    prepared_.resize(n_parts * preparation_->n_bytes(n_bits_) / sizeof(CacheLine));
+    for (size_t number = 0; number < n_parts; ++number) preparation_->prepare(part(number));
     for (size_t q = radii_.size(); q < n_queries; ++q) radii_.push_back(radius(q));
-    for (size_t number = 0; number * kPartRows < range_.n_rows; ++number) {
+    for (size_t number = 0; number < n_parts; ++number) {
       const Part of_rows = part(number);
       for (size_t first = 0; first < n_queries; first += kPartQueries) {
         asked_->words = queries + first * n_words_;
+        asked_->plan = plan_ + first / kPartQueries * preparation_->n_plan_bytes(n_bits_, kPartQueries);
         asked_->radii = radii_.data() + first;
         asked_->n = std::min(kPartQueries, n_queries - first);
         preparation_->within(of_rows, *asked_);
@@ -148,9 +161,9 @@ class Workspace {
   }
 
   Part part(size_t number) {
-    const uint64_t begin = number * kPartRows;
+    const uint64_t begin = number * part_rows_;
     uint8_t* prepared = reinterpret_cast<uint8_t*>(prepared_.data()) + number * preparation_->n_bytes(n_bits_);
-    return {range_.words + begin * n_words_, std::min<uint64_t>(kPartRows, range_.n_rows - begin), n_bits_,
+    return {range_.words + begin * n_words_, std::min<uint64_t>(part_rows_, range_.n_rows - begin), n_bits_,
             range_.first_row + begin, prepared};
   }
 
@@ -159,7 +172,10 @@ class Workspace {
   size_t n_words_, n_bits_;
   const Options& options_;
   const Preparation* preparation_;
+  const uint8_t* plan_;
+  size_t part_rows_;
   RowRange range_{};
+  size_t n_narrow_ = 0;  // queries, the first ones
   std::vector<uint64_t> words_;
   std::vector<CacheLine> prepared_;
   std::unique_ptr<PartQueries> asked_;
@@ -207,12 +223,16 @@ inline size_t n_queries_at_once(const Database& database, uint64_t k) {
 
 class Pass {
  public:
-  Pass(const Database& database, size_t n_queries, const Options& options)
+  Pass(const Database& database, const Queries& queries, const Options& options)
       : database_(database),
         options_(options),
-        preparation_(preparation_for(database, n_queries, *options.kernel)),
+        preparation_(preparation_for(database, queries.n_queries, *options.kernel)),
         blocks_(database, preparation_, options.block_bytes),
-        block_work_(std::max<uint64_t>(1, blocks_.block_words() * n_queries)) {}
+        block_work_(std::max<uint64_t>(1, blocks_.block_words() * queries.n_queries)) {
+    if (preparation_ == nullptr) return;
+    plan_.resize(preparation_->n_plan_bytes(database.n_bits, queries.n_queries) / sizeof(uint64_t));
+    preparation_->plan(queries.words, queries.n_queries, database.n_bits, reinterpret_cast<uint8_t*>(plan_.data()));
+  }
 
   // At most so many threads are used.
   unsigned n_threads() const {
@@ -229,7 +249,7 @@ class Pass {
     std::atomic<uint64_t> next{0};
     std::atomic<bool> is_stopped{false};
     run_parallel(n_threads(), [&](unsigned thread) {
-      Workspace workspace(database_, options_, preparation_);
+      Workspace workspace(database_, options_, preparation_, reinterpret_cast<const uint8_t*>(plan_.data()));
       Interruptions interruptions(options_);
       uint64_t work = 0;  // since the last look
       for (;;) {
@@ -252,8 +272,7 @@ class Pass {
 
  private:
   static const Preparation* preparation_for(const Database& database, size_t n_queries, const Kernel& kernel) {
-    const Preparation* preparation = kernel.preparation;
-    return preparation != nullptr && preparation->pays(database.n_bits, n_queries) ? preparation : nullptr;
+    return kernel.preparation == nullptr ? nullptr : kernel.preparation(database.n_bits, n_queries);
   }
 
   static constexpr uint64_t kWordsPerThread = 1u << 17;  // compared while a thread wakes, which takes microseconds
@@ -265,6 +284,7 @@ class Pass {
   const Preparation* preparation_;
   Blocks blocks_;
   uint64_t block_work_;  // words compared in a block
+  std::vector<uint64_t> plan_;
 };
 
 }  // namespace athsearch

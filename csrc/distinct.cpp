@@ -35,7 +35,7 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
   for (size_t first = 0; first < queries.n_queries; first += group_size) {
     const size_t n_group = std::min(group_size, queries.n_queries - first);
     const uint64_t* group = queries.words + first * database.n_words();
-    const Pass pass(database, n_group, options);
+    const Pass pass(database, {group, n_group}, options);
     std::vector<std::vector<NearestCodes>> best(pass.n_threads(),
                                                 std::vector<NearestCodes>(n_group, NearestCodes(k, largest_distance)));
     std::vector<std::vector<uint64_t>> counts(pass.n_threads());  // of the block's codes: counted once for all queries

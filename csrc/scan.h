@@ -37,13 +37,13 @@ constexpr size_t kHitSlack = 8;
 using WithinFunction = size_t (*)(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits);
 
 // Rows that are prepared and compared together, and queries that are shown them together, at most.
-constexpr size_t kPartRows = 512;
-constexpr size_t kPartQueries = 16;
+constexpr size_t kMostPartRows = 1024;
+constexpr size_t kPartQueries = 12;
 
 // A part of a database: its rows as callers have them, and in a layout of the kernel's own.
 struct Part {
   const uint64_t* words;  // row-major [n_rows, n_words]
-  size_t n_rows;          // at most kPartRows
+  size_t n_rows;          // at most what the preparation's part_rows says
   size_t n_bits;          // of a code
   uint64_t first_row;     // the database row of its row 0
   uint8_t* prepared;      // aligned to 64 bytes
@@ -54,17 +54,22 @@ struct Part {
 // What queries, at most kPartQueries, ask of a part and get.
 struct PartQueries {
   const uint64_t* words;  // row-major [n, n_words]
+  const uint8_t* plan;    // what was planned of them
   const int64_t* radii;   // [n], inclusive; -1: no hit is wanted
   size_t n;
-  size_t n_hits[kPartQueries];                    // written, as are
-  Hit hits[kPartQueries][kPartRows + kHitSlack];  // each query's hits, rows ascending
+  size_t n_hits[kPartQueries];                        // written, as are
+  Hit hits[kPartQueries][kMostPartRows + kHitSlack];  // each query's hits, rows ascending
 };
 
 // A layout of a kernel's own, worth its making where several queries share it.
 struct Preparation {
-  size_t (*n_bytes)(size_t n_bits);               // that a part takes, a multiple of 64
-  bool (*pays)(size_t n_bits, size_t n_queries);  // against `within`
-  void (*prepare)(const Part& part);              // writes part.prepared
+  size_t (*part_rows)(size_t n_bits);                       // that a part has, a multiple of 64, but for the last one
+  size_t (*n_bytes)(size_t n_bits);                         // that a part takes, a multiple of 64
+  size_t (*n_plan_bytes)(size_t n_bits, size_t n_queries);  // that a plan takes, a multiple of 8
+  // Writes what to do for queries, row-major [n, n_words], to a plan aligned to 8 bytes; that of each kPartQueries
+  // stands on its own.
+  void (*plan)(const uint64_t* queries, size_t n, size_t n_bits, uint8_t* plan);
+  void (*prepare)(const Part& part);  // writes part.prepared
   void (*within)(const Part& part, PartQueries& queries);
 };
 
@@ -72,8 +77,9 @@ struct Kernel {
   const char* name;
   uint32_t features;  // exactly those of the instructions it uses
   WithinFunction within;
-  Layout layout;                   // of the blocks that `within` takes
-  const Preparation* preparation;  // null where none beats `within` on many queries
+  Layout layout;  // of the blocks that `within` takes
+  // What beats `within` on so many queries; null where nothing does. Null itself where nothing ever does.
+  const Preparation* (*preparation)(size_t n_bits, size_t n_queries);
 };
 
 }  // namespace athsearch

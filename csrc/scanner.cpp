@@ -86,7 +86,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
   for (size_t first = 0; first < queries.n_queries; first += group_size) {
     const size_t n_group = std::min(group_size, queries.n_queries - first);
     const uint64_t* group = queries.words + first * database.n_words();
-    const Pass pass(database, n_group, options);
+    const Pass pass(database, {group, n_group}, options);
     std::vector<std::vector<TopK>> best(pass.n_threads(), std::vector<TopK>(n_group, TopK(k, largest_distance)));
     pass.run(wanted, [&](unsigned thread, Workspace& workspace) {
       TopK* tops = best[thread].data();
@@ -118,7 +118,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
 
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options) {
   if (queries.n_queries == 0) return {{0}, {}};
-  const Pass pass(database, queries.n_queries, options);
+  const Pass pass(database, queries, options);
   const Wanted wanted{options.mask};
   std::vector<std::vector<std::vector<Hit>>> lists(pass.n_threads(), std::vector<std::vector<Hit>>(queries.n_queries));
   pass.run(wanted, [&](unsigned thread, Workspace& workspace) {

@@ -25,7 +25,7 @@ NO_GPU = gpu.find_gpus().reason
 # FAISS's: test_faiss_adapters.py. The GPU's where there is one; what it says elsewhere: test_gpu_index.py.
 OURS = [kind for kind in INDEXES if not kind.startswith("faiss-") and (kind != "gpu" or NO_GPU is None)]
 N_CODES = (0, 1, 7, 8, 9, 4095, 4097)
-FEW, MANY = 3, 33  # queries: a kernel may lay the rows out in another way for many
+FEW, MANY = 2, 40  # queries: a kernel may lay the rows out in another way for many
 
 
 def random_codes(n_codes: int, bits: int, seed: int, flip: float = 0.5) -> Codes:

@@ -22,9 +22,10 @@ namespace {
 // Nibble planes: 128 rows after 128 rows, and of those plane after plane. Plane p holds bits 4 p to 4 p + 3 of each
 // row, a byte a row.
 constexpr size_t kPlaneRows = 128, kRegisters = kPlaneRows / 32;
+constexpr size_t kPartRows = 512;
+size_t part_rows(size_t) { return kPartRows; }
 constexpr size_t n_bytes_of(size_t n_bits) { return (n_bits + 7) / 8; }
 size_t n_prepared_bytes(size_t n_bits) { return 2 * kPartRows * n_bytes_of(n_bits); }
-bool pays(size_t, size_t n_queries) { return n_queries >= 8; }
 
 inline __m256i load(const uint8_t* bytes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)); }
 inline void store(uint8_t* bytes, __m256i value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value); }
@@ -180,11 +181,16 @@ void within_part(const Part& part, PartQueries& queries) {
   }
 }
 
-constexpr Preparation kNibblePlanes = {n_prepared_bytes, pays, prepare, within_part};
+size_t n_plan_bytes(size_t, size_t) { return 0; }
+void plan(const uint64_t*, size_t, size_t, uint8_t*) {}
+
+constexpr Preparation kNibblePlanes = {part_rows, n_prepared_bytes, n_plan_bytes, plan, prepare, within_part};
+
+const Preparation* preparation_for(size_t, size_t n_queries) { return n_queries >= 8 ? &kNibblePlanes : nullptr; }
 
 }  // namespace
 
 extern const Kernel kernel_avx2;
-const Kernel kernel_avx2 = {"avx2", kAvx2 | kPopcnt, within_by_popcnt, Layout::kRows, &kNibblePlanes};
+const Kernel kernel_avx2 = {"avx2", kAvx2 | kPopcnt, within_by_popcnt, Layout::kRows, preparation_for};
 
 }  // namespace athsearch

@@ -313,9 +313,9 @@ int main() {
         }
       }
   for (const Kernel* kernel : kKernels)
-    for (size_t n_bits : {1, 36, 64, 128, 200, 256, 512, 1024})
-      for (size_t n_rows : {0, 1, 7, 8, 17, 33, 64, 65, 129, 4097, 60001})
-        for (size_t n_queries : {3, 8, 33})  // a kernel may lay the rows out in another way for many
+    for (size_t n_bits : {1, 16, 33, 64, 128, 256, 300, 512, 1024})
+      for (size_t n_rows : {0, 1, 7, 8, 17, 33, 64, 65, 129, 600, 4097, 60001})
+        for (size_t n_queries : {3, 8, 35})  // a kernel may lay the rows out in another way for many
           for (unsigned threads : {1u, 4u})
             for (bool masked : {false, true}) {
               if (n_rows * n_bits > 64 * 60001 || (threads > 1 && n_rows < 4095)) continue;
