@@ -65,7 +65,9 @@ uint64_t next_choice(uint64_t bits) {
 class Prober {
  public:
   Prober(const MultiIndex& index, const Options& options)
-      : index_(index), workspace_(index.postings.codes, options, nullptr, nullptr), n_codes_(index.postings.codes.n_rows()) {}
+      : index_(index),
+        workspace_(index.postings.codes, options, nullptr, nullptr),
+        n_codes_(index.postings.codes.n_rows()) {}
 
   // Looks into buckets begin to end - 1 of step (distance, number) and calls take(hit), its row a code's number, for
   // those of their codes within radius() that no earlier step has shown; take returns how many words that was worth.

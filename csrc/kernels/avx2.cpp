@@ -7,9 +7,9 @@
 // four bits: VPSHUFB (with the load) and VPADDB, and a quarter of VBROADCASTI128; per 128 rows 4 VPMINUB, VPCMPEQB,
 // VPTEST and a branch. Limit: a VPSHUFB for 32 rows and four bits, so two 64-bit rows a VPSHUFB.
 //
-// Measured on an AMD EPYC of the first Zen generation, whose units are 128 bits wide and whose loads, two a cycle, are
-// the bottleneck (benchmarks/results/scan-avx2.json): 57 % of that limit for 256 queries of 64 bits; one query of 64
-// bits over ten million rows takes 91 % of the read bandwidth on one thread and 98 % on two.
+// Measured on Zen 4 at 3.65 GHz, two VPSHUFB a cycle (benchmarks/results/scan-avx2.json): 51 % of that limit for 256
+// queries of 64 bits; one query of 64 bits over ten million rows takes 84 % of the read bandwidth on one thread and 98
+// % on two.
 #include <immintrin.h>
 
 #include "../scan.h"

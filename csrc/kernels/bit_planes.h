@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include <algorithm>
+#include <initializer_list>
 
 #include "../scan.h"
 #include "popcnt_rows.h"
@@ -22,6 +22,11 @@ namespace athsearch {
 
 // Each kernel has its own copy, made with the instructions that it may use.
 namespace {
+
+template <class Number>
+constexpr Number smaller_of(Number a, Number b) {
+  return b < a ? b : a;
+}
 
 // A slice: 512 rows at most. Row r is bit r % 64 of lane r / 64 of its planes. Plane i of a word's column is bit i of
 // the word. A place after each column keeps them from sharing places in caches; that of the first is a zero plane.
