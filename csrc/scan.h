@@ -55,7 +55,7 @@ struct Part {
 struct PartQueries {
   const uint64_t* words;  // row-major [n, n_words]
   const uint8_t* plan;    // what was planned of them
-  const int64_t* radii;   // [n], inclusive; -1: no hit is wanted
+  const int64_t* radii;   // [n], inclusive, below 2^31 - 1; -1: no hit is wanted
   size_t n;
   size_t n_hits[kPartQueries];                        // written, as are
   Hit hits[kPartQueries][kMostPartRows + kHitSlack];  // each query's hits, rows ascending

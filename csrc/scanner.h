@@ -25,7 +25,7 @@ struct Database {
 };
 
 struct Queries {
-  const uint64_t* words;  // row-major [n_queries, n_words]
+  const uint64_t* words;  // row-major [n_queries, n_words]; zero beyond n_bits, as the database's
   size_t n_queries;
 };
 
@@ -61,7 +61,7 @@ Found merged(const Found& first, const std::vector<int64_t>& first_ties, const F
 Found top_k(const Database& database, const Queries& queries, uint64_t k, const Options& options,
             std::vector<int64_t>* n_ties = nullptr);
 
-// All hits at distance <= radius.
+// All hits at distance <= radius, which is below 2^31 - 1.
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options);
 
 }  // namespace athsearch
