@@ -35,13 +35,21 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seeds", help="only these, such as 0,1")
     parser.add_argument("--sets", default=",".join(SETS), help="only these")
+    parser.add_argument("--methods", help="only these, such as 'ours,CSQ'")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no run is started after so many")
     parser.add_argument("--folder", type=Path, default=Path("study-runs"))
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     seeds = {int(seed) for seed in arguments.seeds.split(",")} if arguments.seeds else None
     wanted = dict.fromkeys(run for part in arguments.parts.split(",") for run in PARTS[part]())
-    chosen = (run for run in wanted if run.set in arguments.sets.split(",") and (seeds is None or run.seed in seeds))
+    methods = set(arguments.methods.split(",")) if arguments.methods else None
+    chosen = (
+        run
+        for run in wanted
+        if run.set in arguments.sets.split(",")
+        and (seeds is None or run.seed in seeds)
+        and (methods is None or run.method in methods)
+    )
     missing = (run for run in chosen if run not in finished())
     end = time.monotonic() + 60 * arguments.minutes
     n_at_once = len(os.sched_getaffinity(0))
