@@ -13,8 +13,8 @@
 //
 // Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 31 % of that
 // limit at 256 bits, 38 % at 512: 29.5 billion words of rows a second, more than VPOPCNTQ counts with nothing else to
-// do (29.3). Each list's call and the stores of its count take a third of the time at 512 bits, and more below; four
-// queries and sixteen classes were no faster.
+// do (29.3). The rest goes to the calls for lists, the stores of counts and, at 512 bits, what the L1 cache cannot
+// hold; four queries and sixteen classes were no faster.
 #pragma once
 
 #include <utility>
