@@ -9,10 +9,10 @@
 // Per 512 rows: about one full adder for each bit and three queries, eleven for each digit of the counts, and a
 // VPTERNLOGQ a digit and query for the comparison with the radius. A class's planes are a list, and lists of every
 // length, in steps of eight, have code of their own. Longest lists come first: so which code is next can be foretold.
-// Limit, with two VPTERNLOGQ a full adder and 1.8 of these a cycle on Zen 4: 21 words of rows a cycle and query.
+// Limit: a full adder a cycle, two operations, on Zen 4, so a query meets 24 words of rows a cycle.
 //
-// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 31 % of that
-// limit at 256 bits, 38 % at 512: 29.5 billion words of rows a second, more than VPOPCNTQ counts with nothing else to
+// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 28 % of that
+// limit at 256 bits, 34 % at 512: 29.5 billion words of rows a second, more than VPOPCNTQ counts with nothing else to
 // do (29.3). The rest goes to the calls for lists, the stores of counts and, at 512 bits, what the L1 cache cannot
 // hold; four queries and sixteen classes were no faster.
 #pragma once
