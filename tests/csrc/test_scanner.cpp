@@ -313,7 +313,7 @@ int main() {
         }
       }
   for (const Kernel* kernel : kKernels)
-    for (size_t n_bits : {1, 16, 33, 64, 128, 256, 300, 512, 1024})
+    for (size_t n_bits : {1, 16, 33, 64, 128, 170, 256, 300, 512, 1024, 2300})
       for (size_t n_rows : {0, 1, 7, 8, 17, 33, 64, 65, 129, 600, 4097, 60001})
         for (size_t n_queries : {3, 8, 35})  // a kernel may lay the rows out in another way for many
           for (unsigned threads : {1u, 4u})
