@@ -213,7 +213,17 @@ def test_a_source_without_a_train_split_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"bits": 0}, {"size": 60}, {"epochs": 0}, {"lr": 0.0}, {"flips": "up"}, {"seed": -1}, {"average": 1.0}]
+    "change",
+    [
+        {"bits": 0},
+        {"size": 60},
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"flips": "up"},
+        {"framing": "tight"},
+        {"seed": -1},
+        {"average": 1.0},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="got"):
@@ -244,16 +254,18 @@ def test_a_network_of_ones_own_is_trained_and_encodes_on_the_cpu(folder: Path, m
     assert np.allclose(encoder.logits(images), known.logits(images), atol=1e-3)
 
 
-def test_levels_are_standardised_where_all_images_are_grey(folder: Path) -> None:
+def test_grey_images_have_standardised_levels_and_wide_framing(folder: Path) -> None:
     settings = dataclasses.replace(SMALL["default"], epochs=1)
     coloured = train(open_source(folder), settings, device="cpu")
     assert coloured.description.preprocessing.levels == "stored"
+    assert equal(coloured, train(open_source(folder), dataclasses.replace(settings, framing="narrow"), device="cpu"))
     for path in folder.rglob("*.png"):
         Image.open(path).convert("L").save(path)
     source = open_source(folder)
     grey = train(source, settings, device="cpu")
     assert grey.description.preprocessing.levels == "standardised"
     assert grey.squares(source.split("train") if source.splits else source).std() == pytest.approx(50, abs=2)
+    assert equal(grey, train(source, dataclasses.replace(settings, framing="wide"), device="cpu"))
     assert train(source, dataclasses.replace(SMALL["paper"], epochs=1)).description.preprocessing.levels == "stored"
 
 
@@ -318,13 +330,26 @@ def test_augmentation_keeps_grey_grey_and_up_up() -> None:
     rng = np.random.default_rng(0)
     images = torch.zeros(64, 3, 64, 64)
     images[:, :, :32] = 200.0  # bright above
-    varied = augment(images, "horizontal", grey=True, rng=rng)
+    varied = augment(images, "horizontal", "narrow", grey=True, rng=rng)
     assert torch.equal(varied[:, 0], varied[:, 2])
     assert bool((varied[:, :, :20, 24:40].mean(dim=(1, 2, 3)) > varied[:, :, -20:, 24:40].mean(dim=(1, 2, 3))).all())
-    flipped = augment(images, "both", grey=False, rng=rng)
+    flipped = augment(images, "both", "wide", grey=False, rng=rng)
     is_up = flipped[:, :, :20, 24:40].mean(dim=(1, 2, 3)) > flipped[:, :, -20:, 24:40].mean(dim=(1, 2, 3))
     assert 10 < int(is_up.sum()) < 54
     assert not torch.equal(flipped[:, 0], flipped[:, 2])
+
+
+@pytest.mark.parametrize(("framing", "zoom", "shift"), [("narrow", 1.1, 0.05), ("wide", 1.25, 0.1)])
+def test_framing_says_how_far_zoom_and_shift_go(framing: str, zoom: float, shift: float) -> None:
+    images = torch.zeros(500, 3, 64, 64)
+    images[:, :, 24:40, 24:40] = 1000.0  # a square of a quarter of the side in the middle
+    is_bright = (augment(images, "none", framing, grey=True, rng=np.random.default_rng(0))[:, 0] > 500).double()
+    side = is_bright.sum(dim=(1, 2)).sqrt() / 16
+    place = (is_bright.sum(dim=1) @ (torch.arange(64.0).double() - 31.5)) / is_bright.sum(dim=(1, 2)) / 64
+    assert 1 / zoom - 0.05 < float(side.min()) < 1 / zoom + 0.05
+    assert zoom - 0.05 < float(side.max()) < zoom + 0.05
+    # A picture that is enlarged moves by as much more.
+    assert 0.9 * shift < float(place.abs().max()) < zoom * shift + 0.01
 
 
 def test_images_beyond_memory_train_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

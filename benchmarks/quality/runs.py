@@ -35,7 +35,8 @@ class Run:
         """What it changes of its recipe, and the recipe."""
         method = METHODS[self.method]
         epochs = (PAPER_EPOCHS if method.get("recipe") == "paper" else EPOCHS)[self.set]
-        common = {"size": SIZE, "epochs": epochs, "bits": self.bits, "seed": self.seed}
+        # Wide framing, the default for grey images, takes more passes to pay.
+        common = {"size": SIZE, "epochs": epochs, "framing": "narrow", "bits": self.bits, "seed": self.seed}
         return {"recipe": "default", "network": NETWORK} | common | method
 
 
@@ -59,13 +60,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # names of variants.py
     "attention as the paper's": {"network": "paper-attention"},
     "attention, mean only": {"network": "mean-attention"},
     "attention, maximum only": {"network": "maximum-attention"},
-    "class layer on features": {"network": "class-on-features"},
-    "no class layer": {"loss": "no-class"},
+    "a class layer on the code": {"loss": "with-class"},
+    "a class layer on features": {"network": "class-on-features", "loss": "with-class"},
     "no triplets": {"loss": "no-triplets"},
     "triplets as the paper's": {"loss": "paper-triplets"},
     "triplets on tanh": {"loss": "bounded-triplets"},
     "no centres": {"loss": "no-centres"},
-    "no code term": {"loss": "no-code-term"},
+    "no hinge of every bit": {"loss": "no-bit-term"},
+    "centres of Hadamard": {"loss": "hadamard-centres"},
+    "a term on what the sign takes away": {"loss": "with-code-term"},
     "one margin for all classes": {"loss": "equal-margins"},
     "no mean of weights": {"average": 0.0},
     "a second block in two stages": {"network": "ath-l"},

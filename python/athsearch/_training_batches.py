@@ -19,8 +19,7 @@ Rows = NDArray[np.int64]
 IMAGES_A_CLASS = 4  # in a batch, on average, at least
 
 ROTATION_DEGREES = 15.0
-ZOOM = 1.1
-SHIFT = 0.05  # of the side
+FRAMINGS = {"narrow": (1.1, 0.05), "wide": (1.25, 0.1)}  # zoom, and shift as a share of the side
 BRIGHTNESS = 25.0  # of 255; contrast changes by as much at black and white
 TINT = 0.1
 
@@ -76,17 +75,18 @@ def is_grey(squares: Square) -> bool:
     return all(bool((square[..., 1:] == square[..., :1]).all()) for square in squares)
 
 
-def augment(images: Tensor, flips: str, grey: bool, rng: np.random.Generator) -> Tensor:
-    """Varies each image by itself, and mildly, for size and place can be what a class is made of.
+def augment(images: Tensor, flips: str, framing: str, grey: bool, rng: np.random.Generator) -> Tensor:
+    """Varies each image by itself.
 
-    images: float32 [B, 3, S, S], values 0..255. Rotates up to 15 degrees, zooms by up to 1.1 either way, shifts by up
-    to a twentieth of the side (the border's colour fills up), flips ("none", "horizontal" or "both"), and changes
+    images: float32 [B, 3, S, S], values 0..255. Rotates up to 15 degrees, zooms either way and shifts by up to what
+    FRAMINGS has for `framing` (the border's colour fills up), flips ("none", "horizontal" or "both"), and changes
     brightness and contrast, and, unless `grey`, the balance of the colours.
     """
     n = len(images)
+    most_zoom, most_shift = FRAMINGS[framing]
     angle = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, n))
-    zoom = np.exp(rng.uniform(-math.log(ZOOM), math.log(ZOOM), n))
-    shift = rng.uniform(-2 * SHIFT, 2 * SHIFT, (n, 2))  # the side is 2 long in grid coordinates
+    zoom = np.exp(rng.uniform(-math.log(most_zoom), math.log(most_zoom), n))
+    shift = rng.uniform(-2 * most_shift, 2 * most_shift, (n, 2))  # the side is 2 long in grid coordinates
     flip = rng.choice([-1.0, 1.0], (n, 2))
     if flips != "both":
         flip[:, 1] = 1.0

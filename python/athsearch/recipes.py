@@ -23,6 +23,9 @@ class TrainingSettings:
     average: decay of the running mean of weights, which is what is kept; 0 keeps the weights themselves.
     flips: "auto" (both ways, but for grey images, radiographs most likely, left to right only), "both", "horizontal"
     or "none"; a code is later made of an image and those mirror images. augment: whether images are varied at all.
+    framing: how much of that goes to zoom and place: "narrow" (1.1 either way, a twentieth of the side), for size and
+    place can be what a class is made of; "wide" (1.25, a tenth), for where a patient lies in a radiograph, and how much
+    of it the picture takes, tell of the examination; or "auto": wide where all images are grey.
     validation_share: of the training images, held out where the source has no "val" split, to choose the epoch whose
     weights are kept; 0 holds none out and keeps the epoch with the lowest training loss.
     Raises ValueError for values that cannot be.
@@ -43,6 +46,7 @@ class TrainingSettings:
     average: float
     augment: bool
     flips: str
+    framing: str
     validation_share: float
     seed: int = 0
 
@@ -52,6 +56,7 @@ class TrainingSettings:
             ("levels", ("auto", "stored", "standardised")),
             ("schedule", ("constant", "cosine")),
             ("flips", ("auto", "both", "horizontal", "none")),
+            ("framing", ("auto", "narrow", "wide")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
@@ -95,6 +100,7 @@ RECIPES: dict[str, TrainingSettings] = {
         average=0.0,
         augment=False,
         flips="none",
+        framing="narrow",
         validation_share=0.0,
     ),
     "default": TrainingSettings(
@@ -113,6 +119,7 @@ RECIPES: dict[str, TrainingSettings] = {
         average=0.99,
         augment=True,
         flips="auto",
+        framing="auto",
         validation_share=0.15,
     ),
 }

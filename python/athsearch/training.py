@@ -154,6 +154,9 @@ class _Training:
         self.grey = is_grey(self.squares)
         if self.flips == "auto":
             self.flips = "horizontal" if self.grey else "both"
+        self.framing = settings.framing
+        if self.framing == "auto":
+            self.framing = "wide" if self.grey else "narrow"
         self.preprocessing = dataclasses.replace(preprocessing, mirrors=self.flips)
 
         with torch.random.fork_rng(devices=[]):
@@ -302,7 +305,7 @@ class _Training:
         if not self.settings.augment:
             return torch.from_numpy(self.preprocessing.normalise(self.squares[rows])).to(self.device)
         images = torch.from_numpy(self.squares[rows]).to(self.device).permute(0, 3, 1, 2).float().contiguous()
-        images = augment(images, self.flips, self.grey, rng)
+        images = augment(images, self.flips, self.framing, self.grey, rng)
         if self.preprocessing.channels == "BGR":
             images = images.flip(1)
         scaling = torch.tensor([self.preprocessing.mean, self.preprocessing.std], device=images.device)

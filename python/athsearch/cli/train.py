@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--size", type=int, help="Side of the network's input, in pixels.")
 @click.option("--epochs", type=int, help="Passes over the training images.")
 @click.option("--flips", help="Mirror images while training: auto, both, horizontal or none.")
+@click.option("--framing", help="Zoom and shift while training: auto (wide if all images are grey), wide or narrow.")
 @click.option("--levels", help="Grey levels: auto (standardised if all images are grey), standardised or stored.")
 @click.option("--seed", type=int, help="Another seed, another network.  [default: 0]")
 @device_option
@@ -40,6 +41,7 @@ def train(
     size: int | None,
     epochs: int | None,
     flips: str | None,
+    framing: str | None,
     levels: str | None,
     seed: int | None,
     device: str,
@@ -72,6 +74,7 @@ def train(
         "size": size,
         "epochs": epochs,
         "flips": flips,
+        "framing": framing,
         "levels": levels,
         "seed": seed,
     }
