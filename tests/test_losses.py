@@ -15,7 +15,7 @@ from athsearch.codes import Codes
 from athsearch.evaluation import evaluate
 from athsearch.model.losses import LOSSES
 from athsearch.model.losses.base import semi_hard_triplets
-from athsearch.model.losses.centres import CentreTriplet, balanced_centres, class_centres
+from athsearch.model.losses.centres import CentreTriplet, class_centres
 from athsearch.model.losses.classes import GreedyHash
 from athsearch.model.losses.triplets import TripletCrossEntropy
 from athsearch.model.network import Output
@@ -88,27 +88,24 @@ def test_the_default_loss_equals_a_loop() -> None:
     output, labels = random_output(8, 32, 3), [0, 0, 1, 1, 2, 2, 2, 0]
     loss = CentreTriplet(32, SIZES)
     parts = loss(output, torch.tensor(labels))
-    logits = output.logits.detach().numpy()
+    logits, class_logits = output.logits.detach().numpy(), output.class_logits.detach().numpy()
     code = logits / np.linalg.norm(logits, axis=1, keepdims=True)
-    centres = balanced_centres(32, 3).numpy()
+    centres = class_centres(32, 3).numpy() / np.sqrt(32)
     similarity = code @ code.T
     roots = [size**0.25 for size in SIZES]
     priors = np.log(np.array(roots) / sum(roots))
-    centre = bit = 0.0
-    shares = [root / sum(roots) for root in roots]
+    centre = by_class = kept = 0.0
     for row, label in enumerate(labels):
-        to_centres = code[row] @ centres.T / np.sqrt(32)
+        to_centres = code[row] @ centres.T
         to_centres[label] -= [0.2, 0.3, 0.6][label]
         centre += cross_entropy(8 * to_centres + priors, label) / 8
-        for place in range(32):
-            own = sum(shares[y] for y in range(3) if centres[y, place] == centres[label, place])
-            reach = math.sqrt((1 - own) / own)
-            bit += 4 * max(0.0, reach - logits[row, place] * centres[label, place]) / (8 * 32)
+        by_class += 0.5 * cross_entropy(class_logits[row] + priors, label) / 8
+        kept += 0.05 * (1 - float(code[row] @ np.sign(code[row])) / np.sqrt(32)) / 8
     triplets = naive_triplets(similarity, labels)
     triplet = sum(
         math.log1p(math.exp(8 * (similarity[a, n] - similarity[a, p] + 0.3))) / 8 for a, p, n in triplets
     ) / len(triplets)
-    expected = {"centre": centre, "bit": bit, "triplet": triplet}
+    expected = {"centre": centre, "triplet": triplet, "class": by_class, "code": kept}
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=1e-6)
 
 
@@ -319,29 +316,3 @@ def test_class_centres_are_far_apart_and_always_the_same(bits: int, n_classes: i
         assert nearest == bits / 2 == float(distances.max())
     elif bits >= 12:
         assert nearest >= bits / 3
-
-
-@pytest.mark.parametrize(
-    ("bits", "n_classes", "least"),
-    [
-        (32, 1, math.inf),
-        (1, 2, 1),
-        (32, 2, 32),
-        (32, 3, 21),
-        (32, 4, 21),
-        (36, 5, 21),
-        (32, 12, 16),
-        (64, 40, 32),
-        (128, 100, 64),
-    ],
-)
-def test_balanced_centres_are_as_far_apart_as_can_be_or_nearly(bits: int, n_classes: int, least: float) -> None:
-    centres = balanced_centres(bits, n_classes)
-    assert centres.shape == (n_classes, bits)
-    assert centres.dtype == torch.float32
-    assert set(centres.flatten().tolist()) <= {-1.0, 1.0}
-    assert torch.equal(centres, balanced_centres(bits, n_classes))
-    distances = [float((centres[i] != centres[j]).sum()) for i in range(n_classes) for j in range(i)]
-    assert min(distances, default=math.inf) == least
-    if n_classes < 40:  # there Hadamard's rows are farther apart
-        assert float(centres.sum(dim=0).abs().max()) == n_classes % 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional
 
 from athsearch.model.losses import LOSSES, Loss
 from athsearch.model.losses.base import mean_over, squared_distances
-from athsearch.model.losses.centres import CentreTriplet, class_centres
+from athsearch.model.losses.centres import CentreTriplet
 from athsearch.model.losses.triplets import all_gaps, all_triplets
 from athsearch.model.network import NETWORKS, Output, ResidualATHNet, SpatialAttention
 
@@ -115,6 +114,12 @@ class _Without(CentreTriplet):
         return parts
 
 
+class NoClass(_Without):
+    """Without the class layer."""
+
+    left_out = "class"
+
+
 class NoTriplets(_Without):
     """Without triplets."""
 
@@ -127,38 +132,10 @@ class NoCentres(_Without):
     left_out = "centre"
 
 
-class NoBitTerm(_Without):
-    """Without the hinge of every bit."""
+class NoCodeTerm(_Without):
+    """Without the term on what the sign takes away."""
 
-    left_out = "bit"
-
-
-class HadamardCentres(CentreTriplet):
-    """Centres as CSQ's, DPN's and OrthoHash's."""
-
-    def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
-        super().__init__(bits, class_sizes)
-        self.centres = class_centres(bits, self.n_classes)
-
-
-class WithClass(CentreTriplet):
-    """With half the cross-entropy of the class layer, adjusted as the centres' is."""
-
-    def forward(self, output: Output, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
-        parts = super().forward(output, labels, progress)
-        priors = self.priors.to(output.class_logits)
-        parts["class"] = 0.5 * functional.cross_entropy(output.class_logits + priors, labels)
-        return parts
-
-
-class WithCodeTerm(CentreTriplet):
-    """With a term on how much the sign takes away of the direction: (1 - cos(u, sign u)) / 20."""
-
-    def forward(self, output: Output, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
-        parts = super().forward(output, labels, progress)
-        kept = functional.normalize(output.logits).abs().sum(dim=1) / self.bits**0.5
-        parts["code"] = 0.05 * (1 - kept).mean()
-        return parts
+    left_out = "code"
 
 
 class EqualMargins(CentreTriplet):
@@ -200,12 +177,10 @@ VARIANT_NETWORKS: dict[str, type[ResidualATHNet]] = {
     "class-on-features": ClassOnFeatures,
 }
 VARIANT_LOSSES: dict[str, type[Loss]] = {
+    "no-class": NoClass,
     "no-triplets": NoTriplets,
     "no-centres": NoCentres,
-    "no-bit-term": NoBitTerm,
-    "hadamard-centres": HadamardCentres,
-    "with-class": WithClass,
-    "with-code-term": WithCodeTerm,
+    "no-code-term": NoCodeTerm,
     "equal-margins": EqualMargins,
     "paper-triplets": PaperTriplets,
     "bounded-triplets": BoundedTriplets,

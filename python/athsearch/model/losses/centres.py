@@ -14,8 +14,6 @@ from torch.nn import functional
 from ..network import Output
 from .base import Loss, sampling_weights, semi_hard_triplets
 
-MOST_BALANCED = 64  # classes
-
 
 class _ToCentres(Loss):
     centres: Tensor  # float [n_classes, bits], +1 and -1
@@ -80,55 +78,48 @@ class OrthoHash(_ToCentres):
 class CentreTriplet(_ToCentres):
     """The default recipe's loss: every class has a far-away target code, and triplets shape what lies between.
 
-    With u the logits, h = u / |u|, c_y the centre of class y (`balanced_centres`, of +1 and -1):
+    With u the logits, h = u / |u|, c_y the centre of class y (of +1 and -1, over sqrt(B)):
         L_centre = CE(s (cos(h, c_j) - m_y [j = y]) + log p_j)
             margin softmax, s = 8 (Hoe et al., One loss for all: deep hashing with a single cosine similarity based
             learning objective, NeurIPS 2021); m_y = 0.2 min(3, sqrt(n_max / n_y)), n images of a class: a query later
             meets the classes in their natural numbers, so rare ones must win by more (margins by class size: Cao et
             al., LDAM, NeurIPS 2019); p_j, how often batches show class j (`sampling_weights`), so that all classes
             count alike (logit adjustment: Menon et al., Long-tail learning via logit adjustment, ICLR 2021)
-        L_bit = 4 mean over bits of max(0, r_y - u c_y)
-            a hinge for every bit, as DPN has it: the sign takes each bit by itself, so each must be sure of its side;
-            r_y = sqrt((1 - q) / q), q how often batches show a class with this bit of c_y: as far as a bit gets of
-            which BatchNorm makes the mean 0 and the variance 1; farther for the side of the rarer classes
         L_triplet = mean of softplus(s (cos(h_a, h_n) - cos(h_a, h_p) + 0.3)) / s
             over all pairs a, p of a class, each with one semi-hard negative; on angles, for the sign takes norms away
-    The network's class layer is not used. A batch without triplets (one class, or no class twice) has L_triplet = 0.
+        L_class = CE(g(h) + log p) / 2
+            class layer on the code
+        L_code = (1 - cos(u, sign u)) / 20
+            how much the sign takes away
+    A batch without triplets (one class, or no class twice) has L_triplet = 0.
     """
 
     scale: ClassVar[float] = 8.0
     centre_margin: ClassVar[float] = 0.2
     largest_margin: ClassVar[float] = 0.6
-    bit_weight: ClassVar[float] = 4.0
     triplet_margin: ClassVar[float] = 0.3
     margins: Tensor  # float [n_classes]
     priors: Tensor  # float [n_classes], log p
-    reach: Tensor  # float [n_classes, bits]
 
     def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
         super().__init__(bits, class_sizes)
-        self.centres = balanced_centres(bits, self.n_classes)
         sizes = torch.tensor(class_sizes, dtype=torch.float32)
         margins = (self.centre_margin * (sizes.max() / sizes).sqrt()).clamp(max=self.largest_margin)
-        shares = sampling_weights(class_sizes).float()
-        of_ones = shares @ (self.centres > 0).float()
-        of_own = torch.where(self.centres > 0, of_ones, 1 - of_ones)
         self.register_buffer("margins", margins, persistent=False)
-        self.register_buffer("priors", shares.log(), persistent=False)
-        self.register_buffer("reach", ((1 - of_own) / of_own).clamp(min=0).sqrt(), persistent=False)
+        self.register_buffer("priors", sampling_weights(class_sizes).log().float(), persistent=False)
 
     def forward(self, output: Output, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
         """Training rows: see `Loss`. Any number of rows from one on is allowed."""
         code = functional.normalize(output.logits)  # [B, bits]
-        centres, margins, priors = self.centres.to(code), self.margins.to(code), self.priors.to(code)
-        reach = self.reach.to(code)[labels]
-        cosines = code @ centres.T / math.sqrt(self.bits)  # [B, n_classes]
-        to_centres = cosines - margins * functional.one_hot(labels, len(centres))
-        agreement = output.logits * centres[labels]  # [B, bits]
+        centres, margins = self.centres.to(code) / math.sqrt(self.bits), self.margins.to(code)
+        priors = self.priors.to(code)
+        to_centres = code @ centres.T - margins * functional.one_hot(labels, len(centres))  # [B, n_classes]
+        kept_by_sign = code.abs().sum(dim=1) / math.sqrt(self.bits)
         return {
             "centre": functional.cross_entropy(self.scale * to_centres + priors, labels),
-            "bit": self.bit_weight * functional.relu(reach - agreement).mean(),
             "triplet": self._triplet(code @ code.T, labels),
+            "class": 0.5 * functional.cross_entropy(output.class_logits + priors, labels),
+            "code": 0.05 * (1 - kept_by_sign).mean(),
         }
 
     def _triplet(self, similarity: Tensor, labels: Tensor) -> Tensor:
@@ -159,35 +150,3 @@ def class_centres(bits: int, n_classes: int) -> Tensor:
             nearest = (candidates @ centres.T).max(axis=1)
             centres = np.vstack([centres, candidates[nearest.argmin()]])
     return torch.from_numpy(centres.astype(np.float32))
-
-
-def balanced_centres(bits: int, n_classes: int) -> Tensor:
-    """As `class_centres`, but every bit parts the classes into halves, unless that brings the nearest two nearer, or
-    there are more than MOST_BALANCED classes, for which it gains next to nothing.
-
-    BatchNorm gives each bit a mean of zero: a bit that most classes share is one it cannot have. And halves are what
-    puts few codes farthest apart: two are each other's complement, three differ in two thirds of their bits (Plotkin,
-    Binary codes with specified minimum distance, 1960). Bit after bit the best of 64 random partings is taken, that
-    with the least sum over pairs of 2^-(bits that they differ in).
-    """
-    others = class_centres(bits, n_classes)
-    if n_classes > MOST_BALANCED:
-        return others
-    rng = np.random.default_rng(0)
-    halves = np.where(np.arange(n_classes) < n_classes // 2, 1.0, -1.0)
-    first, second = np.triu_indices(n_classes, 1)
-    n_differing = np.zeros(len(first))
-    balanced = np.empty((n_classes, bits), np.float32)
-    for bit in range(bits):
-        partings = rng.permuted(np.tile(halves, (64, 1)), axis=1)
-        differing = n_differing + (partings[:, first] != partings[:, second])
-        best = np.exp2(-differing).sum(axis=1).argmin()
-        balanced[:, bit] = partings[best] * rng.choice([-1.0, 1.0])
-        n_differing = differing[best]
-    centres = torch.from_numpy(balanced)
-    return centres if _least_distance(centres) >= _least_distance(others) else others
-
-
-def _least_distance(centres: Tensor) -> float:
-    agreement = centres @ centres.T
-    return float((centres.shape[1] - agreement.fill_diagonal_(-math.inf).max()) / 2)
