@@ -32,7 +32,8 @@ RESULTS = Path(__file__).parent / "results" / "recipes.json"
 SETS = {  # name -> path below DATA, options that say how to read it, size of the network's input by recipe
     "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}, {"default": 128, "paper": 128}),
     "rbc12": ("rbc12", {}, {"default": 96, "paper": 80}),
-    "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}, {"default": 96, "paper": 64}),
+    # Of 28 px: the least size is larger still, and validation images prefer it to 96 px.
+    "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}, {"default": 64, "paper": 64}),
 }
 RECIPES = ("default", "paper")
 
