@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -63,7 +64,7 @@ void* CudaDevice::allocate(size_t n_bytes) {
     cudaGetLastError();
     throw OutOfMemory("GPU " + std::to_string(number_) + " is short of memory: " + in_gigabytes(n_bytes) +
                       " more are needed, " + in_gigabytes(n_free) + " of " + in_gigabytes(n_total) +
-                      " are free; ask for fewer neighbours, or search on the CPU (kind flat)");
+                      " are free; ask for less at once (fewer neighbours), or use the CPU (kind flat, device cpu)");
   }
   ATH_CHECK(result);
   return memory;
@@ -115,6 +116,29 @@ void CudaDevice::scan(const Scan& scan) {
 void CudaDevice::sort(const Sort& sort, size_t n_queries) {
   const Current current(number_);
   launch_sort(sort, n_queries, stream_);
+}
+
+// For two blocks a multiprocessor. The GPU keeps 1 KiB for itself of each.
+size_t CudaDevice::n_shared_bytes_a_tile() {
+  int of_multiprocessor = 0, of_block = 0;
+  ATH_CHECK(cudaDeviceGetAttribute(&of_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, number_));
+  ATH_CHECK(cudaDeviceGetAttribute(&of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, number_));
+  return static_cast<size_t>(std::min(of_multiprocessor / 2 - 1024, of_block));
+}
+
+void CudaDevice::run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) {
+  const Current current(number_);
+  launch_stage(stage, n_images, n_shared_bytes, stream_);
+}
+
+void CudaDevice::finish(const Finish& finish) {
+  const Current current(number_);
+  launch_finish(finish, stream_);
+}
+
+void CudaDevice::wait() {
+  const Current current(number_);
+  ATH_CHECK(cudaStreamSynchronize(stream_));
 }
 
 std::vector<DeviceFacts> device_facts(std::string& why_none) {

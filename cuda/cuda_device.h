@@ -1,4 +1,4 @@
-// A real GPU behind the search, on a stream of its own.
+// A real GPU, on a stream of its own.
 #pragma once
 
 #include <string>
@@ -25,6 +25,10 @@ class CudaDevice : public Device {
   void count(const Count& count) override;
   void scan(const Scan& scan) override;
   void sort(const Sort& sort, size_t n_queries) override;
+  size_t n_shared_bytes_a_tile() override;
+  void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) override;
+  void finish(const Finish& finish) override;
+  void wait() override;
 
  private:
   int number_;

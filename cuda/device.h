@@ -1,12 +1,14 @@
-// What the search asks of a GPU: memory, copies and four launches. Tests put an emulated one in its place.
+// What searching and encoding ask of a GPU: memory, copies and launches. Tests put an emulated one in its place.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 
+#include "finish.h"
 #include "scan.h"
 #include "sort.h"
+#include "stage.h"
 
 namespace athsearch {
 namespace cuda {
@@ -33,6 +35,13 @@ class Device {
   virtual void count(const Count& count) = 0;
   virtual void scan(const Scan& scan) = 0;
   virtual void sort(const Sort& sort, size_t n_queries) = 0;
+
+  // Shared memory that a block of a network's stage should have at most, so that several run at once.
+  virtual size_t n_shared_bytes_a_tile() = 0;
+  virtual void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) = 0;
+  virtual void finish(const Finish& finish) = 0;
+  // Until everything that was asked for has happened.
+  virtual void wait() = 0;
 };
 
 // Memory of a device that grows on demand and is kept from one search to the next.

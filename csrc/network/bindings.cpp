@@ -1,25 +1,23 @@
 // The Python module athsearch._network: checks arrays, releases Python's lock, calls.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "../gil.h"
+#include "define_steps.h"
 #include "levels.h"
 #include "network.h"
 
 namespace py = pybind11;
+using athsearch::Floats;
 using athsearch::Network;
+using athsearch::to_vector;
 
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
-
-std::vector<float> to_vector(const Floats& array) { return {array.data(), array.data() + array.size()}; }
 
 Floats run(const Network& network, const Bytes& images, unsigned threads) {
   const auto size = static_cast<py::ssize_t>(network.size());
@@ -44,38 +42,14 @@ std::vector<std::string> level_names() {
 PYBIND11_MODULE(_network, module) {
   module.doc() = "Runs hashing networks on the CPU; athsearch.model.inference builds them.";
   module.def("level_names", &level_names, "CPU levels this machine can run, fastest first.");
-  py::class_<Network>(module, "Network")
+  py::class_<Network> network(module, "Network");
+  athsearch::define_steps(network);
+  network
       .def(py::init([](size_t size, const Floats& values, std::vector<size_t> order, const std::string& level) {
              return std::make_unique<Network>(athsearch::select_level(level), size, to_vector(values),
                                               std::move(order));
            }),
            py::arg("size"), py::arg("values"), py::arg("order"), py::arg("level") = "")
-      .def("add_plane", &Network::add_plane, py::arg("height"), py::arg("width"), py::arg("channels"))
-      .def(
-          "convolve",
-          [](Network& network, size_t in, size_t out, size_t kernel, size_t stride, const Floats& weights,
-             const Floats& bias, bool is_rectified, std::optional<size_t> added) {
-            network.convolve(in, out, kernel, stride, to_vector(weights), to_vector(bias), is_rectified,
-                             added ? &*added : nullptr);
-          },
-          py::arg("in_"), py::arg("out"), py::arg("kernel"), py::arg("stride"), py::arg("weights"), py::arg("bias"),
-          py::arg("is_rectified"), py::arg("added"))
-      .def("pool_maximum", &Network::pool_maximum, py::arg("in_"), py::arg("out"))
-      .def("pool_average", &Network::pool_average, py::arg("in_"), py::arg("out"))
-      .def(
-          "attend",
-          [](Network& network, size_t in, size_t out, size_t n_channels, float offset, const Floats& weights) {
-            network.attend(in, out, n_channels, offset, to_vector(weights));
-          },
-          py::arg("in_"), py::arg("out"), py::arg("n_channels"), py::arg("offset"), py::arg("weights"))
-      .def("flatten", &Network::flatten, py::arg("in_"), py::arg("n_channels"))
-      .def("summarise", &Network::summarise, py::arg("in_"))
-      .def(
-          "finish",
-          [](Network& network, size_t bits, const Floats& weights, const Floats& bias) {
-            network.finish(bits, to_vector(weights), to_vector(bias));
-          },
-          py::arg("bits"), py::arg("weights"), py::arg("bias"))
       .def("run", &run, py::arg("images").noconvert(), py::arg("threads"),
            "images uint8 [n, size, size, 3] -> logits float32 [n, bits]");
 }

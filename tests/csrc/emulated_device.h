@@ -25,6 +25,7 @@ class EmulatedDevice : public Device {
       : random_(seed), is_shuffled_(seed != 0), n_blocks_(n_blocks), n_free_(n_bytes) {}
 
   uint64_t n_scans = 0, n_counts = 0;
+  size_t n_tile_bytes = 113 * 1024;  // as on an H100
 
   void* allocate(size_t n_bytes) override {
     if (n_bytes > n_free_) throw std::runtime_error("out of memory");
@@ -124,6 +125,47 @@ class EmulatedDevice : public Device {
       each_thread(kSortThreads, [&](unsigned thread) { copy_answer(thread, from, sort, query); });
     }
   }
+
+  size_t n_shared_bytes_a_tile() override { return n_tile_bytes; }
+
+  void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) override {
+    if (n_shared_bytes > n_tile_bytes) throw std::runtime_error("more shared memory than a block may have");
+    const unsigned n_tiles = stage.n_tiles_y * stage.n_tiles_x;
+    for (const unsigned block : order(static_cast<unsigned>(n_images) * n_tiles)) {
+      const Bytes bytes(new uint8_t[n_shared_bytes]);
+      std::memset(bytes.get(), 0xFF, n_shared_bytes);  // NaN
+      const TileOfImage tile = tile_of_image(stage, block / n_tiles, block % n_tiles);
+      for (unsigned number = 0; number < stage.n_steps; ++number)
+        each_thread(kStageThreads, [&](unsigned thread) {
+          run_step(thread, stage, number, tile, reinterpret_cast<float*>(bytes.get()));
+        });
+    }
+  }
+
+  void finish(const Finish& finish) override {
+    const unsigned n_halves = 2 * finish.n_words, n_groups = (finish.n_images + kFinishImages - 1) / kFinishImages;
+    for (const unsigned block : order(n_halves * n_groups)) {
+      const unsigned half = block % n_halves, first_bit = 32 * half, first_image = block / n_halves * kFinishImages;
+      const auto shared = std::make_unique<FinishShared>();
+      std::memset(static_cast<void*>(shared.get()), 0xFF, sizeof *shared);
+      const auto sums = std::make_unique<float[][kFinishImages]>(kFinishThreads);
+      for (unsigned first = 0; first < finish.n_features; first += kFinishFeatures) {
+        each_thread(kFinishThreads,
+                    [&](unsigned thread) { load_features(thread, finish, first_image, first, *shared); });
+        each_thread(kFinishThreads,
+                    [&](unsigned thread) { add_features(thread, finish, first_bit, first, *shared, sums[thread]); });
+      }
+      each_thread(kFinishThreads, [&](unsigned thread) { leave_parts(thread, sums[thread], *shared); });
+      for (const unsigned warp : order(kFinishWarps)) {
+        uint32_t signs = 0;
+        for (const unsigned lane : order(32))
+          signs |= uint32_t{finish_bit(32 * warp + lane, finish, first_image, first_bit, *shared)} << lane;
+        store_signs(warp, finish, first_image, half, signs);
+      }
+    }
+  }
+
+  void wait() override {}
 
  private:
   static constexpr size_t kHeader = 16;  // keeps the memory aligned

@@ -1,0 +1,304 @@
+// The GPU's network without a GPU: its kernels' phases on an emulated device, against each step in plain 64-bit loops.
+// Exits 1 with the failing case.
+#include <cmath>
+#include <cstdio>
+
+#include "../../cuda/network.h"
+#include "emulated_device.h"
+
+using namespace athsearch;
+using namespace athsearch::cuda;
+
+namespace {
+
+using Plane64 = std::vector<double>;  // [height, width, channels]
+
+// The plain way: a step after the other over whole planes, with windows cut off at the edge.
+class PlainNetwork {
+ public:
+  explicit PlainNetwork(const Description& description) : description_(description) {}
+
+  std::vector<double> logits(const uint8_t* square) {
+    planes_.assign(description_.shapes().size(), {});
+    const size_t n_pixels = description_.size() * description_.size();
+    for (size_t i = 0; i < 3 * n_pixels; ++i)
+      planes_[0].push_back(
+          static_cast<double>(description_.values()[256 * (i % 3) + square[i / 3 * 3 + description_.order()[i % 3]]]));
+    std::vector<double> features;
+    for (const Description::Step& step : description_.steps()) {
+      const Description::Shape shape = description_.shapes()[step.in];
+      const Plane64& in = planes_[step.in];
+      switch (step.kind) {
+        case Description::Step::Kind::kConvolve:
+          convolve(step);
+          break;
+        case Description::Step::Kind::kPoolMaximum:
+        case Description::Step::Kind::kPoolAverage:
+          pool(step);
+          break;
+        case Description::Step::Kind::kAttend:
+          attend(step);
+          break;
+        case Description::Step::Kind::kFlatten:
+          for (size_t channel = 0; channel < step.n_channels; ++channel)
+            for (size_t pixel = 0; pixel < shape.height * shape.width; ++pixel)
+              features.push_back(in[pixel * shape.channels + channel]);
+          break;
+        case Description::Step::Kind::kSummarise:
+          for (const bool is_maximum : {false, true})
+            for (size_t channel = 0; channel < shape.channels; ++channel) {
+              double sum = 0, maximum = in[channel];
+              for (size_t pixel = 0; pixel < shape.height * shape.width; ++pixel) {
+                sum += in[pixel * shape.channels + channel];
+                maximum = std::max(maximum, in[pixel * shape.channels + channel]);
+              }
+              features.push_back(is_maximum ? maximum : sum / static_cast<double>(shape.height * shape.width));
+            }
+      }
+    }
+    std::vector<double> logits;
+    for (size_t bit = 0; bit < description_.bits(); ++bit) {
+      logits.push_back(static_cast<double>(description_.last_bias()[bit]));
+      for (size_t i = 0; i < features.size(); ++i)
+        logits[bit] +=
+            features[i] * static_cast<double>(description_.last_weights()[i * description_.last_bias().size() + bit]);
+    }
+    return logits;
+  }
+
+ private:
+  // The value at (y, x), which may lie outside, where there are zeros.
+  double at(size_t plane, size_t y, size_t x, size_t channel) const {
+    const Description::Shape& shape = description_.shapes()[plane];
+    if (y >= shape.height || x >= shape.width) return 0;  // -1 is far outside too
+    return planes_[plane][(y * shape.width + x) * shape.channels + channel];
+  }
+
+  template <class Value>
+  void fill(size_t plane, Value value) {
+    const Description::Shape& shape = description_.shapes()[plane];
+    for (size_t y = 0; y < shape.height; ++y)
+      for (size_t x = 0; x < shape.width; ++x)
+        for (size_t channel = 0; channel < shape.channels; ++channel) planes_[plane].push_back(value(y, x, channel));
+  }
+
+  void convolve(const Description::Step& step) {
+    const size_t n_in = description_.shapes()[step.in].channels, n_out = description_.shapes()[step.out].channels;
+    fill(step.out, [&](size_t y, size_t x, size_t channel) {
+      double sum = static_cast<double>(step.bias[channel]);
+      for (size_t i = 0; i < step.kernel * step.kernel * n_in; ++i) {
+        const size_t ky = i / n_in / step.kernel, kx = i / n_in % step.kernel, reach = step.kernel / 2;
+        sum += static_cast<double>(step.weights[i * n_out + channel]) *
+               at(step.in, y * step.stride + ky - reach, x * step.stride + kx - reach, i % n_in);
+      }
+      if (step.has_added) sum += at(step.added, y, x, channel);
+      return step.is_rectified ? std::max(0.0, sum) : sum;
+    });
+  }
+
+  void pool(const Description::Step& step) {
+    const bool is_maximum = step.kind == Description::Step::Kind::kPoolMaximum;
+    fill(step.out, [&](size_t y, size_t x, size_t channel) {
+      double pooled = 0;
+      for (size_t i = 0; i < 9; ++i) {
+        const double value = at(step.in, y + i / 3 - 1, x + i % 3 - 1, channel);
+        pooled = is_maximum ? std::max(pooled, value) : pooled + value / 9;
+      }
+      return pooled;
+    });
+  }
+
+  void attend(const Description::Step& step) {
+    fill(step.out, [&](size_t y, size_t x, size_t channel) {
+      double sum = 0;
+      for (size_t i = 0; i < 9; ++i) {
+        double mean = 0, maximum = 0;
+        for (size_t c = 0; c < step.n_channels; ++c) {
+          const double value = at(step.in, y + i / 3 - 1, x + i % 3 - 1, c);
+          mean += value / static_cast<double>(step.n_channels);
+          maximum = std::max(maximum, value);
+        }
+        sum += static_cast<double>(step.weights[i]) * mean + static_cast<double>(step.weights[9 + i]) * maximum;
+      }
+      return at(step.in, y, x, channel) * (1 / (1 + std::exp(-sum)) + static_cast<double>(step.offset));
+    });
+  }
+
+  const Description& description_;
+  std::vector<Plane64> planes_;
+};
+
+struct Case {
+  char kind;  // the networks' last letters
+  size_t size, bits, n_images, n_tile_bytes;
+  uint64_t seed;
+
+  void print(const char* what) const {
+    std::printf("%s: ath-%c size %zu bits %zu n_images %zu n_tile_bytes %zu seed %llu\n", what, kind, size, bits,
+                n_images, n_tile_bytes, static_cast<unsigned long long>(seed));
+  }
+};
+
+// A plane, its side, and its channels without the filling.
+struct Named {
+  size_t number, side, channels;
+};
+
+size_t filled(size_t channels) { return (channels + 7) / 8 * 8; }
+
+// The networks of python/athsearch/model/inference.py with fewer channels, and random weights.
+class Builder {
+ public:
+  Builder(cuda::Network& network, uint64_t seed) : network_(network), random_(seed) {}
+
+  void build(char kind, size_t bits) { kind == 's' ? build_s(bits) : build_residual(bits, kind == 'l'); }
+
+ private:
+  std::vector<float> draw(size_t n, float deviation) {
+    std::normal_distribution<float> normal(0, deviation);
+    std::vector<float> values(n);
+    for (float& value : values) value = normal(random_);
+    return values;
+  }
+
+  Named plane(size_t side, size_t channels) {
+    return {network_.add_plane(side, side, filled(channels)), side, channels};
+  }
+
+  Named convolve(Named in, size_t channels, size_t kernel, size_t stride, bool is_rectified = true,
+                 const Named* added = nullptr) {
+    const Named out = plane((in.side + stride - 1) / stride, channels);
+    const size_t n_in = in.number == 0 ? 3 : filled(in.channels), n_out = filled(channels);
+    std::vector<float> weights =
+        draw(kernel * kernel * n_in * n_out, 1.2f / std::sqrt(static_cast<float>(kernel * kernel * in.channels)));
+    for (size_t i = 0; i < weights.size(); ++i)
+      if (i % n_out >= channels || i / n_out % n_in >= in.channels) weights[i] = 0;
+    std::vector<float> bias = draw(n_out, 0.3f);
+    std::fill(bias.begin() + static_cast<std::ptrdiff_t>(channels), bias.end(), 0.0f);
+    network_.convolve(in.number, out.number, kernel, stride, weights, bias, is_rectified,
+                      added ? &added->number : nullptr);
+    return out;
+  }
+
+  Named block(Named in, size_t channels, size_t kernel) {
+    const Named inner = convolve(in, channels, 3, 2), shortcut = convolve(in, channels, kernel, 2, false);
+    return convolve(inner, channels, 3, 1, true, &shortcut);
+  }
+
+  Named identity_block(Named in) { return convolve(convolve(in, in.channels, 3, 1), in.channels, 3, 1, true, &in); }
+
+  Named attend(Named in, float offset) {
+    const Named out = plane(in.side, in.channels);
+    network_.attend(in.number, out.number, in.channels, offset, draw(18, 0.5f));
+    return out;
+  }
+
+  void finish(size_t n_features, size_t bits) {
+    network_.finish(bits, draw(n_features * filled(bits), 1 / std::sqrt(static_cast<float>(n_features))),
+                    draw(filled(bits), 0.1f));
+  }
+
+  void build_s(size_t bits) {
+    Named x = block({0, network_.size(), 3}, 13, 3), pooled = plane(x.side, x.channels);
+    network_.pool_maximum(x.number, pooled.number);
+    x = block(attend(pooled, 0), 5, 3);
+    pooled = plane(x.side, x.channels);
+    network_.pool_average(x.number, pooled.number);
+    x = block(pooled, 1, 3);
+    network_.flatten(x.number, 1);
+    finish(x.side * x.side, bits);
+  }
+
+  void build_residual(size_t bits, bool is_deeper) {
+    Named x = convolve({0, network_.size(), 3}, 7, 3, 2);
+    for (const size_t channels : {8u, 19u, 40u}) {
+      x = block(x, channels, 1);
+      if (is_deeper && channels > 8) x = identity_block(x);
+      x = attend(x, 1);
+    }
+    network_.summarise(x.number);
+    finish(2 * filled(x.channels), bits);
+  }
+
+  cuda::Network& network_;
+  std::mt19937_64 random_;
+};
+
+bool has_tiles = false, has_joined = false;  // what the cases came across, lest they test little
+
+bool is_right(const Case& given) {
+  std::mt19937_64 random(given.seed);
+  EmulatedDevice device(given.seed, 1, uint64_t{1} << 33);
+  device.n_tile_bytes = given.n_tile_bytes;
+  std::vector<float> values(3 * 256);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = (static_cast<float>(i % 256) - 120 - static_cast<float>(i / 256)) / 60;
+  cuda::Network network(device, given.size, values, {2, 1, 0});
+  network.most_images = 2;
+  Builder(network, given.seed).build(given.kind, given.bits);
+  for (const StagePlan& plan : network.stages()) {
+    has_tiles |= plan.stage.n_tiles_y > 1 && plan.stage.n_tiles_x > 1 && plan.stage.n_steps > 5;
+    has_joined |= plan.stage.n_tiles_y == 1 && plan.stage.n_steps > 8;
+  }
+  const size_t square_bytes = 3 * given.size * given.size, n_words = network.n_words();
+  std::vector<uint8_t> squares(given.n_images * square_bytes);
+  for (uint8_t& value : squares) value = static_cast<uint8_t>(random());
+  std::vector<float> logits(given.n_images * given.bits), again(logits.size());
+  std::vector<uint64_t> codes(given.n_images * n_words, ~uint64_t{0}), codes_again(codes.size());
+  network.run(squares.data(), given.n_images, logits.data(), codes.data());
+  network.run_on_device(squares.data(), given.n_images, again.data(), codes_again.data());
+  if (again != logits || codes_again != codes) return false;
+  PlainNetwork plain(network);
+  for (size_t image = 0; image < given.n_images; ++image) {
+    const std::vector<double> expected = plain.logits(&squares[image * square_bytes]);
+    double squares_sum = 0;
+    for (const double logit : expected) squares_sum += logit * logit;
+    const double tolerance = 1e-5 * std::sqrt(squares_sum / static_cast<double>(given.bits));
+    for (size_t bit = 0; bit < 64 * n_words; ++bit) {
+      const bool is_set = codes[image * n_words + bit / 64] >> (bit % 64) & 1;
+      if (bit >= given.bits) {
+        if (is_set) return false;
+        continue;
+      }
+      const float logit = logits[image * given.bits + bit];
+      if (!(std::abs(static_cast<double>(logit) - expected[bit]) < tolerance) || is_set != (logit > 0)) return false;
+    }
+  }
+  return true;
+}
+
+// What does not fit is refused before anything runs.
+bool refuses() {
+  EmulatedDevice device(1, 1, uint64_t{1} << 33);
+  device.n_tile_bytes = 500;
+  cuda::Network network(device, 64, std::vector<float>(768), {0, 1, 2});
+  size_t n_refused = 0;
+  try {
+    network.run(nullptr, 1, nullptr, nullptr);
+  } catch (const std::invalid_argument&) {
+    ++n_refused;
+  }
+  try {
+    Builder(network, 1).build('s', 8);
+  } catch (const std::invalid_argument&) {
+    ++n_refused;
+  }
+  return n_refused == 2;
+}
+
+}  // namespace
+
+int main() {
+  if (!refuses()) return std::puts("what does not fit is not refused"), 1;
+  uint64_t seed = 0;
+  for (const char kind : {'s', 'm', 'l'})
+    for (const size_t size : {64, 88})
+      for (const size_t n_tile_bytes : {113 * 1024, 24 * 1024}) {
+        const size_t bits = std::vector<size_t>{36, 1, 64, 200}[seed % 4];
+        const Case given{kind, size, bits, seed % 2 == 0 ? 3u : 1u, n_tile_bytes, seed};
+        if (!is_right(given)) return given.print("wrong"), 1;
+        ++seed;
+      }
+  if (!has_tiles || !has_joined) return std::puts("no stage had many tiles or many steps: this tests little"), 1;
+  return 0;
+}
