@@ -36,12 +36,12 @@ neon:
 	    csrc/kernels/scalar.cpp csrc/kernels/neon.cpp -o build/test_scanner_neon
 	qemu-aarch64 build/test_scanner_neon
 
-# The GPU's search without a GPU: built with nvcc in an environment of its own, imported, and its kernels emulated.
+# What runs on GPUs, without one: built with nvcc in an environment of its own, imported, and its kernels emulated.
 cuda:
 	test -x build/cuda/bin/python || $(PYTHON) -m venv build/cuda
 	build/cuda/bin/python -m pip install --quiet --disable-pip-version-check pytest
 	ATH_CUDA=ON build/cuda/bin/python -m pip install --quiet --disable-pip-version-check .
-	build/cuda/bin/python -m pytest --noconftest tests/test_gpu_index.py tests/test_csrc.py -k gpu
+	build/cuda/bin/python -m pytest --noconftest tests/test_gpu_index.py tests/test_gpu_encoder.py tests/test_csrc.py -k gpu
 	build/cuda/bin/athsearch device
 
 # Registers, spills and instructions of the CUDA kernels, into docs/cuda.md; needs nvcc, cuobjdump and nvdisasm.
@@ -49,17 +49,18 @@ cuda-report:
 	$(PYTHON) benchmarks/cuda_report.py
 
 # On a machine with a GPU, where $(PYTHON) has torch, pytest, pybind11 and scikit-build-core; needs no network.
-GPU_TEST := -m pytest --noconftest -q -m gpu tests/test_gpu_index.py
+GPU_TEST := -m pytest --noconftest -q -m gpu tests/test_gpu_index.py tests/test_gpu_encoder.py
 gpu: export PYTHONPATH := $(CURDIR)/build/gpu
 gpu:
 	rm -rf build/gpu && mkdir -p build
 	ATH_CUDA=ON $(PYTHON) -m pip install --no-build-isolation --no-deps --no-index --target build/gpu .
 	$(PYTHON) $(GPU_TEST)
 	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > build/sanitizer.log 2>&1; then \
-	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 520-511' && \
-	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511'; \
+	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 520-511 or 64-36-ath' && \
+	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 64-36-ath'; \
 	else echo 'compute-sanitizer does not work here:'; tail -n 3 build/sanitizer.log; fi
 	$(PYTHON) benchmarks/bench_gpu_scan.py
+	$(PYTHON) benchmarks/bench_gpu_encode.py
 
 # Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.
 bench: .venv/bench.stamp build/limits

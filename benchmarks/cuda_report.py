@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
 
 def readable(symbol: str) -> str:
     """scan W1 Q8 of a mangled name with template parameters 1 and 8; W0 stands for every other number of words."""
-    name = re.search(r"(scan|count|sort|arrange)_kernel", symbol)
+    name = re.search(r"(scan|count|sort|arrange|stage|finish)_kernel", symbol)
     if name is None:
         raise SystemExit(f"unknown kernel {symbol}")
     numbers = re.findall(r"ELj(\d+)|ILj(\d+)", symbol)

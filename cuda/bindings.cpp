@@ -10,6 +10,7 @@
 #include "cuda_device.h"
 #include "database.h"
 #include "failure.h"
+#include "network_bindings.h"
 
 namespace py = pybind11;
 using athsearch::cuda::Answer;
@@ -113,7 +114,7 @@ py::tuple devices() {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
-  module.doc() = "Exact Hamming search on NVIDIA GPUs; athsearch.index.gpu is its public face.";
+  module.doc() = "Exact Hamming search and hashing networks on NVIDIA GPUs, for athsearch.index.gpu and the encoder.";
   py::register_local_exception_translator([](std::exception_ptr pending) {
     try {
       if (pending) std::rethrow_exception(pending);
@@ -137,4 +138,5 @@ PYBIND11_MODULE(_cuda, module) {
            "((offsets, rows, distances), ties), hits ordered by (distance, row).")
       .def("within", &Database::within, py::arg("queries").noconvert(), py::arg("radius"), py::arg("mask"),
            "(offsets, rows, distances), hits ordered by (distance, row).");
+  athsearch::cuda::define_network(module);
 }

@@ -13,7 +13,10 @@ SHARED = [
     ROOT / "tests/csrc/test_scanner.cpp",
     *(ROOT / f"csrc/{name}.cpp" for name in ("scanner", "distinct", "group", "multi_index", "rerank", "pool")),
 ]
-GPU = [ROOT / "tests/csrc/test_gpu_search.cpp", ROOT / "cuda/database.cpp"]
+GPU = {
+    "search": ["cuda/database.cpp"],
+    "encode": ["cuda/network.cpp", "cuda/stages.cpp", "csrc/network/description.cpp"],
+}
 KERNELS = [ROOT / f"csrc/kernels/{name}.cpp" for name in ("scalar", "avx2", "avx512_vpopcntdq")]
 
 
@@ -32,10 +35,12 @@ def test_core_is_right_and_clean_under_sanitizers(sanitizer: str, tmp_path: Path
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler on the path")
-def test_the_gpu_search_is_right_on_an_emulated_gpu(tmp_path: Path) -> None:
-    program = tmp_path / "test_gpu_search"
+@pytest.mark.parametrize("name", GPU)
+def test_the_gpu_core_is_right_on_an_emulated_gpu(name: str, tmp_path: Path) -> None:
+    program = tmp_path / f"test_gpu_{name}"
     flags = ["-std=c++17", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
-    build = ["c++", *flags, "-fno-sanitize-recover=all", *map(str, GPU), "-o", str(program)]
-    subprocess.run(build, check=True, capture_output=True, text=True)
+    sources = [f"tests/csrc/test_gpu_{name}.cpp", *GPU[name]]
+    build = ["c++", *flags, "-fno-sanitize-recover=all", *(str(ROOT / source) for source in sources)]
+    subprocess.run([*build, "-o", str(program)], check=True, capture_output=True, text=True)
     run = subprocess.run([program], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

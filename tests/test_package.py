@@ -28,7 +28,7 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "benchmark": {"index"},
     "model": {"_network", "preprocessing"},
     "recipes": {"preprocessing"},
-    "encoder": {"data", "images", "model", "preprocessing"},
+    "encoder": {"_cuda", "data", "images", "index", "model", "preprocessing"},  # index: what GPUs there are
     "evaluation": {"data", "index", "preprocessing"},  # in `near`, which reads images
     "explanation": {"data"},
     "plots": set(),

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
@@ -19,8 +20,9 @@ from PIL import Image
 from . import images as formats
 from .codes import Codes
 from .data import Source, locate, read_pixels
-from .errors import CheckpointError, DeviceError, ModelMismatch
+from .errors import CheckpointError, CudaError, DeviceError, ModelMismatch
 from .files import replacing
+from .index.gpu import find_gpus
 from .model import inference
 from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, weights_file
 from .parallel import map_ahead, n_processors
@@ -29,7 +31,7 @@ from .types import AnyArray, Floats, Pixels, Square
 if TYPE_CHECKING:
     from torch import nn
 
-    from ._network import Network
+    from .model.inference import Network
 
 BATCH_SIZE = 64  # images a forward pass
 N_AHEAD = 4 * BATCH_SIZE  # images decoded ahead of the network, at most
@@ -45,9 +47,10 @@ class Encoder:
     """Turns images into codes with one network.
 
     tensors: the network's weights by name, as `model.checkpoint.tensors_of` gives them; description: what it is.
-    device: "cpu" (our own C++ code, needs no torch; a network that it does not know runs in torch), "cuda" or "cuda:1"
-    (torch), or "auto": a GPU where torch finds one, else the CPU. Raises CheckpointError where the tensors do not fit,
-    DeviceError for a device that is not there.
+    device: "cpu", "cuda" or "cuda:1", or "auto": a GPU where there is one, else the CPU. On the CPU, and on a GPU where
+    athsearch has its CUDA module, networks run by our own code, which needs no torch; otherwise, and where it does not
+    know the network, by torch. Raises CheckpointError where the tensors do not fit, DeviceError for a device that is
+    not there, CudaError where a GPU is short of memory or fails.
     """
 
     def __init__(self, tensors: Mapping[str, AnyArray], description: ModelDescription, device: str = "auto") -> None:
@@ -59,10 +62,8 @@ class Encoder:
         self.model_id = model_id(description, tensors)
         self._probes: Mapping[str, AnyArray] | None = None
         self._versions: Mapping[str, str] | None = None
-        self._on_cpu: Network | None = None
-        if device == "cpu" and (description.network in inference.BUILDERS or not _has_torch()):
-            self._on_cpu = inference.build(description, tensors)
-        else:
+        self._without_torch = self._build_without_torch()
+        if self._without_torch is None:
             _ = self._torch_network  # for the error, if there is to be one, to come now
 
     @classmethod
@@ -85,6 +86,23 @@ class Encoder:
         """The content of a weights file."""
         probes, versions = self._probes or self._make_probes(), self._versions or _library_versions()
         return weights_file(self.description, self.tensors, probes, versions)
+
+    def _build_without_torch(self) -> Network | None:
+        is_known = self.description.network in inference.BUILDERS
+        if self.device == "cpu" and (is_known or not _has_torch()):
+            return inference.build(self.description, self.tensors)
+        if not re.fullmatch(r"cuda(:\d+)?", self.device):
+            return None
+        gpus, number = find_gpus(), int(self.device.removeprefix("cuda").removeprefix(":") or 0)
+        if is_known and number < len(gpus.devices):
+            from . import _cuda
+
+            make = partial(_cuda.Network, device=number)
+            return inference.build_with(make, self.description, self.tensors)
+        if not _has_torch():
+            reason = gpus.reason or f"CUDA sees {len(gpus.devices)} GPUs"
+            raise DeviceError(f"device {self.device!r} cannot be used: {reason}; and torch is not installed")
+        return None
 
     @cached_property
     def _torch_network(self) -> nn.Module:
@@ -123,8 +141,8 @@ class Encoder:
         return sum(others, first) / np.float32(1 + len(others))
 
     def _logits_of_view(self, squares: Square) -> Floats:
-        if self._on_cpu is not None:
-            return self._on_cpu.run(np.ascontiguousarray(squares), n_processors())
+        if self._without_torch is not None:
+            return self._without_torch.run(np.ascontiguousarray(squares), n_processors())
         return self._forward(squares, "logits")
 
     def attention(self, squares: Square) -> Floats:
@@ -242,8 +260,13 @@ def _has_torch() -> bool:
 
 
 def _has_gpu() -> bool:
-    """Whether torch finds a GPU. Torch, slow to load, is asked only where there is a driver."""
-    if not os.path.exists("/dev/nvidiactl") or not _has_torch():
+    """Whether there is a GPU to use. Torch, slow to load, is asked last, and only where there is a driver."""
+    if not os.path.exists("/dev/nvidiactl"):
+        return False
+    with contextlib.suppress(CudaError):
+        if find_gpus().devices:
+            return True
+    if not _has_torch():
         return False
     import torch
 

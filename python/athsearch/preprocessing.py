@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .types import AnyArray, Floats, Pixels, Square
 
@@ -80,6 +79,8 @@ class Preprocessing:
         so that 10- and 12-bit images are not nearly black. Resizing is Pillow's bilinear filter, which averages
         over all source pixels when it shrinks.
         """
+        from PIL import Image
+
         if pixels.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"pixels must be uint8 or uint16, got {pixels.dtype}")
         if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:

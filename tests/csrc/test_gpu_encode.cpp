@@ -204,9 +204,9 @@ class Builder {
     x = block(attend(pooled, 0), 5, 3);
     pooled = plane(x.side, x.channels);
     network_.pool_average(x.number, pooled.number);
-    x = block(pooled, 1, 3);
-    network_.flatten(x.number, 1);
-    finish(x.side * x.side, bits);
+    x = block(pooled, 5, 3);
+    network_.flatten(x.number, 5);
+    finish(5 * x.side * x.side, bits);  // more than the hash layer takes at once
   }
 
   void build_residual(size_t bits, bool is_deeper) {

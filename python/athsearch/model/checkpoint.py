@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from ..codes import n_words_for
 from ..errors import CheckpointError
@@ -78,6 +76,8 @@ def weights_file(
     versions: Mapping[str, str],
 ) -> bytes:
     """The content of a weights file."""
+    from safetensors.numpy import save
+
     header = {
         "format": FORMAT,
         "model_id": model_id(description, tensors),
@@ -98,6 +98,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     """Reads a weights file. Raises CheckpointError when it is missing, damaged, not ours, or of another format, OSError
     when the system refuses to read it.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with open(path, "rb"):  # for the system's own words about folders and permissions
             pass

@@ -1,23 +1,54 @@
-"""Networks without torch: a description and its tensors become steps of the C++ core, with BatchNorm folded in.
+"""Networks without torch: a description and its tensors become steps of our own code, with BatchNorm folded in.
 
-Codes need only this; torch is for training, for GPUs, and for explanations. Logits equal torch's up to rounding, see
-`encoder.LOGIT_TOLERANCE`.
+Codes need only this, on the CPU and, where athsearch._cuda is built, on a GPU; torch is for training and for
+explanations. Logits equal torch's up to rounding, see `encoder.LOGIT_TOLERANCE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from .. import _network
 from ..errors import CheckpointError
 from ..preprocessing import Preprocessing
-from ..types import AnyArray
+from ..types import AnyArray, Floats, Square
 from .checkpoint import ModelDescription
 
 CHANNEL_STEP = 8  # channels of planes are filled up to a multiple of it
 BATCH_NORM_EPSILON = 1e-5  # torch's default, which all our networks use
+
+
+class Network(Protocol):
+    """What _network.Network and _cuda.Network have in common."""
+
+    def add_plane(self, height: int, width: int, channels: int) -> int: ...
+    def convolve(
+        self,
+        in_: int,
+        out: int,
+        kernel: int,
+        stride: int,
+        weights: AnyArray,
+        bias: AnyArray,
+        is_rectified: bool,
+        added: int | None,
+    ) -> None: ...
+    def pool_maximum(self, in_: int, out: int) -> None: ...
+    def pool_average(self, in_: int, out: int) -> None: ...
+    def attend(self, in_: int, out: int, n_channels: int, offset: float, weights: AnyArray) -> None: ...
+    def flatten(self, in_: int, n_channels: int) -> None: ...
+    def summarise(self, in_: int) -> None: ...
+    def finish(self, bits: int, weights: AnyArray, bias: AnyArray) -> None: ...
+    def run(self, images: Square, threads: int) -> Floats:
+        """images: uint8 [n, size, size, 3] -> logits float32 [n, bits]."""
+
+
+N = TypeVar("N", bound=Network)
+Make: TypeAlias = Callable[[int, AnyArray, Sequence[int]], N]  # an empty network, of size, values and order
 
 
 def build(description: ModelDescription, tensors: Mapping[str, AnyArray], level: str = "") -> _network.Network:
@@ -25,9 +56,14 @@ def build(description: ModelDescription, tensors: Mapping[str, AnyArray], level:
 
     Raises CheckpointError where the tensors are not those of the network.
     """
+    return build_with(partial(_network.Network, level=level), description, tensors)
+
+
+def build_with(make: Make[N], description: ModelDescription, tensors: Mapping[str, AnyArray]) -> N:
+    """The same in an empty network that `make` makes."""
     if description.network not in BUILDERS:
         raise CheckpointError(f"unknown network {description.network!r}; known: {', '.join(BUILDERS)}")
-    steps = _Steps(description.preprocessing, tensors, level)
+    steps = _Steps(make, description.preprocessing, tensors)
     try:
         BUILDERS[description.network](steps, description.bits)
     except (KeyError, ValueError) as error:
@@ -35,14 +71,14 @@ def build(description: ModelDescription, tensors: Mapping[str, AnyArray], level:
     return steps.network
 
 
-class _Steps:
+class _Steps(Generic[N]):
     """A network under construction. Planes are (number, side, channels), channels without the filling."""
 
-    def __init__(self, preprocessing: Preprocessing, tensors: Mapping[str, AnyArray], level: str) -> None:
+    def __init__(self, make: Make[N], preprocessing: Preprocessing, tensors: Mapping[str, AnyArray]) -> None:
         every_value = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
         values = preprocessing.normalise_values(every_value)  # [256, 3], channels in the network's order
         order = (2, 1, 0) if preprocessing.channels == "BGR" else (0, 1, 2)
-        self.network = _network.Network(preprocessing.size, values.T, order, level)
+        self.network = make(preprocessing.size, values.T, order)
         self.tensors = tensors
         self.input = (0, preprocessing.size, 3)
 
@@ -122,7 +158,7 @@ class _Steps:
         self.network.finish(bits, filled, filled_bias)
 
 
-def _ath_s(steps: _Steps, bits: int) -> None:
+def _ath_s(steps: _Steps[Any], bits: int) -> None:
     x = steps.pool(steps.block("first", steps.input, 16, 3), steps.network.pool_maximum)
     x = steps.attention("attention", x, 0.0)
     x = steps.pool(steps.block("second", x, 8, 3), steps.network.pool_average)
@@ -131,15 +167,15 @@ def _ath_s(steps: _Steps, bits: int) -> None:
     steps.finish(steps.tensor("hash_layer.weight", bits, x[1] ** 2), steps.tensor("hash_layer.bias", bits))
 
 
-def _ath_m(steps: _Steps, bits: int) -> None:
+def _ath_m(steps: _Steps[Any], bits: int) -> None:
     _residual(steps, bits, ())
 
 
-def _ath_l(steps: _Steps, bits: int) -> None:
+def _ath_l(steps: _Steps[Any], bits: int) -> None:
     _residual(steps, bits, {"second", "third"})
 
 
-def _residual(steps: _Steps, bits: int, deeper: Collection[str]) -> None:
+def _residual(steps: _Steps[Any], bits: int, deeper: Collection[str]) -> None:
     """deeper: the stages of two blocks."""
     x = steps.convolution("stem", steps.input, 24, 3, 2)
     for name, n_out in (("first", 32), ("second", 64), ("third", 128)):
@@ -153,7 +189,7 @@ def _residual(steps: _Steps, bits: int, deeper: Collection[str]) -> None:
     steps.finish(steps.tensor("hash_layer.weight", bits, 2 * x[2]) * scale[:, None], shift)
 
 
-BUILDERS: dict[str, Callable[[_Steps, int], None]] = {
+BUILDERS: dict[str, Callable[[_Steps[Any], int], None]] = {
     "ath-s": _ath_s,
     "ath-m": _ath_m,
     "ath-l": _ath_l,

@@ -1,0 +1,149 @@
+"""How fast a GPU turns images into logits and codes, beside PyTorch's ways to run the same network on the same GPU.
+
+    python benchmarks/bench_gpu_encode.py [--seconds 2]
+
+Needs a GPU with 8 GB of free memory, athsearch with its CUDA module, and torch. Contenders take turns on the same batch
+of squares (uint8): ours from the GPU's memory and from main memory, with codes packed; eager PyTorch in 32-bit floats
+(TF32 where its defaults say so), the same with images channels last, and torch.compile in 16-bit floats, each from
+squares in the GPU's memory to logits. Images a second from medians of CUDA events; ours from main memory by the clock.
+Our logits are compared with those of the CPU's network first. Writes results/gpu-encode.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe_machine
+from torch import nn
+
+from athsearch import _cuda
+from athsearch.index.gpu import find_gpus
+from athsearch.model.checkpoint import ModelDescription, tensors_of
+from athsearch.model.inference import build, build_with
+from athsearch.model.network import NETWORKS
+from athsearch.preprocessing import Preprocessing
+
+RESULTS = Path(__file__).parent / "results" / "gpu-encode.json"
+CASES = (("ath-s", 256, 36), ("ath-m", 96, 32), ("ath-l", 96, 32), ("ath-l", 256, 64))  # network, size, bits
+BATCHES = (1, 64, 1024)
+COMPARED = 8  # images
+TOLERANCE = 1e-4  # of the logits' spread, as in tests/test_gpu_encoder.py
+Run = Callable[[], Any]
+
+
+class FromSquares(nn.Module):
+    """The part of a network that makes codes, behind the normalising of squares that are on the GPU."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype, is_last: bool) -> None:
+        super().__init__()
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        self.network = copy.deepcopy(network).to("cuda", dtype, memory_format=layout)
+        self.layout, self.dtype = layout, dtype
+        self.mean = torch.tensor(preprocessing.mean, device="cuda").view(1, 3, 1, 1)
+        self.std = torch.tensor(preprocessing.std, device="cuda").view(1, 3, 1, 1)
+
+    def forward(self, squares: torch.Tensor) -> torch.Tensor:
+        """squares: uint8 [B, size, size, 3]. Returns [B, bits]."""
+        images = (squares.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        logits: torch.Tensor = self.network(images.to(self.dtype).contiguous(memory_format=self.layout)).logits
+        return logits
+
+
+def main() -> None:
+    """Measures every case and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each contender")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    results = []
+    for name, size, bits in CASES:
+        torch.manual_seed(0)
+        network = NETWORKS[name](size, bits, 5).eval()
+        description = ModelDescription(name, bits, tuple("abcde"), Preprocessing(size=size))
+        ours = build_with(partial(_cuda.Network, device=0), description, tensors_of(network))
+        for batch in BATCHES:
+            rates = measure(network, description, ours, batch, arguments.seconds)
+            case = {"network": name, "size": size, "bits": bits, "batch": batch, "launches": ours.n_launches()}
+            results.append({**case, "images_per_s": rates})
+            print(json.dumps(results[-1]), flush=True)
+    gpus = find_gpus()
+    machine = {**describe_machine(), "gpus": gpus.devices, "cuda_driver": gpus.driver, "cuda_runtime": gpus.runtime}
+    arguments.out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+
+
+def measure(
+    network: nn.Module, description: ModelDescription, ours: _cuda.Network, batch: int, seconds: float
+) -> dict[str, float]:
+    """Images a second by contender: medians, all taking turns."""
+    size, bits = description.preprocessing.size, description.bits
+    squares = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
+    check(description, tensors_of(network), ours, squares[:COMPARED])
+    there = torch.from_numpy(squares).cuda()
+    logits = torch.empty((batch, bits), device="cuda")
+    words = torch.empty((batch, (bits + 63) // 64), dtype=torch.int64, device="cuda")
+    addresses = (there.data_ptr(), batch, logits.data_ptr(), words.data_ptr())
+    contenders: dict[str, Run] = {"athsearch, from the GPU's memory": lambda: ours.encode_on_gpu(*addresses)}
+    contenders |= dict(torch_ways(network, description.preprocessing, there))
+    main_memory = "athsearch, from main memory"
+    times: dict[str, list[float]] = {way: [] for way in [*contenders, main_memory]}
+    with torch.inference_mode():
+        for run in [*contenders.values(), lambda: ours.encode(squares)]:
+            run()
+        torch.cuda.synchronize()
+        end = time.perf_counter() + seconds * len(times)
+        while time.perf_counter() < end or len(times[main_memory]) < 5:
+            for way, run in contenders.items():
+                times[way].append(seconds_of_events(run))
+            begin = time.perf_counter()
+            ours.encode(squares)
+            times[main_memory].append(time.perf_counter() - begin)
+    return {way: batch / statistics.median(taken) for way, taken in times.items()}
+
+
+def seconds_of_events(run: Run) -> float:
+    """Seconds between two events on torch's stream. Ours runs on its own and returns when it is done."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def check(description: ModelDescription, tensors: dict[str, Any], ours: _cuda.Network, squares: Any) -> None:
+    """Exits where our logits are not those of the CPU."""
+    expected = build(description, tensors).run(squares, 8)
+    difference = float(np.abs(ours.run(squares) - expected).max() / np.sqrt(np.mean(expected**2)))
+    if not difference < TOLERANCE:
+        raise SystemExit(f"{description.network}: our logits differ from the CPU's by {difference} of their spread")
+
+
+def torch_ways(network: nn.Module, preprocessing: Preprocessing, squares: torch.Tensor) -> Iterator[tuple[str, Run]]:
+    """Ways to run a torch network on squares, as far as this machine has them."""
+    eager = FromSquares(network, preprocessing, torch.float32, False)
+    yield "eager, 32 bits", lambda: eager(squares)
+    last = FromSquares(network, preprocessing, torch.float32, True)
+    yield "eager, 32 bits, channels last", lambda: last(squares)
+    torch.compiler.reset()
+    try:
+        compiled = torch.compile(FromSquares(network, preprocessing, torch.float16, True), mode="max-autotune")
+        with torch.inference_mode():
+            compiled(squares)
+    except Exception as error:  # whatever it is, this way is not to be had here: said, and left out
+        print(f"torch.compile: {type(error).__name__}: {str(error).splitlines()[0]}")
+    else:
+        yield "torch.compile, 16 bits", lambda: compiled(squares)
+
+
+if __name__ == "__main__":
+    main()
