@@ -38,7 +38,6 @@ Network::Network(Device& device, size_t size, std::vector<float> values, std::ve
 
 void Network::finish(size_t bits, std::vector<float> weights, std::vector<float> bias) {
   Description::finish(bits, std::move(weights), std::move(bias));
-  if (steps().back().in == 0) throw std::invalid_argument("features are made of a plane, not of the input");
   stages_ = plan_stages(*this, device_.n_shared_bytes_a_tile());
   table_.holding(values());
 

@@ -25,9 +25,9 @@ constexpr unsigned kPadding = 4;  // floats after a pixel's channels, so that ne
 int in_whole(int n, int parts) { return (n + parts - 1) / parts; }
 
 // Some steps of a description on tiles of one size.
-class Layout {
+class StageLayout {
  public:
-  Layout(const Description& description, const std::vector<int>& levels, size_t begin, size_t end)
+  StageLayout(const Description& description, const std::vector<int>& levels, size_t begin, size_t end)
       : description_(description), levels_(levels), begin_(begin), end_(end) {}
 
   // What one image costs; infinite where the tiles do not fit.
@@ -312,6 +312,8 @@ std::vector<int> levels_of(const Description& description, size_t n_steps) {
 std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes) {
   const size_t n_steps = description.steps().size() - 1;  // the last one makes features
   const std::vector<int> levels = levels_of(description, n_steps);
+  const size_t last = description.steps().back().in;
+  if (last == 0 || levels[last] == 0) throw std::invalid_argument("features are made of a plane that a step makes");
   // The cheapest way to do the first `end` steps, and the last of its stages.
   std::vector<double> costs(n_steps + 1, kInfinite);
   std::vector<size_t> begins(n_steps + 1, 0);
@@ -320,7 +322,7 @@ std::vector<StagePlan> plan_stages(const Description& description, size_t n_shar
   for (size_t end = 1; end <= n_steps; ++end) {
     const Shape& shape = description.shapes()[description.steps()[end - 1].out];
     for (size_t begin = end; begin-- > 0 && end - begin <= kMostStageSteps;) {
-      Layout layout(description, levels, begin, end);
+      StageLayout layout(description, levels, begin, end);
       const auto try_tile = [&](size_t height, size_t width) {
         const double cost =
             costs[begin] + layout.lay_out(static_cast<int>(std::min(height, shape.height)),

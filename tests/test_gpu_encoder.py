@@ -230,6 +230,14 @@ def test_many_bits_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_gpu
+def test_the_encoder_runs_on_the_gpu(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    description, tensors = drawn_model("ath-l", 64, 48, monkeypatch, mirrors="both")
+    squares = random_squares(70, 64, 1)
+    found = encoders.Encoder(tensors, description, "cuda").logits(squares)
+    assert_close(found, encoders.Encoder(tensors, description, "cpu").logits(squares))
+
+
+@needs_gpu
 def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     network = on_gpu(*drawn_model("ath-l", 96, 64, monkeypatch))
     batches = [random_squares(5 + seed, 96, seed) for seed in range(8)]

@@ -283,7 +283,14 @@ bool refuses() {
   } catch (const std::invalid_argument&) {
     ++n_refused;
   }
-  return n_refused == 2;
+  cuda::Network of_nothing(device, 64, std::vector<float>(768), {0, 1, 2});
+  of_nothing.flatten(of_nothing.add_plane(4, 4, 8), 1);
+  try {
+    of_nothing.finish(8, std::vector<float>(16 * 8), std::vector<float>(8));
+  } catch (const std::invalid_argument&) {
+    ++n_refused;
+  }
+  return n_refused == 3;
 }
 
 }  // namespace

@@ -25,7 +25,11 @@ PLAIN_SECONDS = 10.0  # between the lines that replace a progress bar where ther
 ARCHIVE = click.argument("archive_path", metavar="ARCHIVE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where the network runs: auto, cpu or cuda."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where the network runs: auto, cpu, cuda or cuda:1.",
 )
 key_option = click.option(
     "--key",
