@@ -11,6 +11,7 @@
 #include "database.h"
 #include "failure.h"
 #include "network_bindings.h"
+#include "op_bindings.h"
 
 namespace py = pybind11;
 using athsearch::cuda::Answer;
@@ -114,7 +115,9 @@ py::tuple devices() {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
-  module.doc() = "Exact Hamming search and hashing networks on NVIDIA GPUs, for athsearch.index.gpu and the encoder.";
+  module.doc() =
+      "Exact Hamming search, hashing networks and their operations on NVIDIA GPUs, for athsearch.index.gpu, the encoder "
+      "and athsearch.model.ops.";
   py::register_local_exception_translator([](std::exception_ptr pending) {
     try {
       if (pending) std::rethrow_exception(pending);
@@ -130,6 +133,7 @@ PYBIND11_MODULE(_cuda, module) {
         return py::make_tuple(found.driver, found.runtime);
       },
       "(newest CUDA that the driver knows, or 0 without one; the runtime's), each 1000 * major + 10 * minor.");
+  athsearch::cuda::define_ops(module);
   py::class_<Database>(module, "Database", "Codes in a GPU's memory; one search at a time.")
       .def(py::init<uint64_t, unsigned, int>(), py::arg("n_rows"), py::arg("n_words"), py::arg("device"))
       .def("append", &Database::append, py::arg("rows").noconvert(), "uint64 [n, n_words], after those there are.")

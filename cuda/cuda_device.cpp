@@ -8,26 +8,13 @@
 #include <cstdio>
 #include <cstring>
 
+#include "current.h"
 #include "failure.h"
 
 namespace athsearch {
 namespace cuda {
 
 namespace {
-
-class Current {
- public:
-  explicit Current(int number) {
-    ATH_CHECK(cudaGetDevice(&before_));
-    ATH_CHECK(cudaSetDevice(number));
-  }
-  ~Current() { cudaSetDevice(before_); }
-  Current(const Current&) = delete;
-  Current& operator=(const Current&) = delete;
-
- private:
-  int before_ = 0;
-};
 
 std::string in_gigabytes(uint64_t n_bytes) {
   char text[32];

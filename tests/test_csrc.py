@@ -16,6 +16,7 @@ SHARED = [
 GPU = {
     "search": ["cuda/database.cpp"],
     "encode": ["cuda/network.cpp", "cuda/stages.cpp", "csrc/network/description.cpp"],
+    "ops": [],
 }
 KERNELS = [ROOT / f"csrc/kernels/{name}.cpp" for name in ("scalar", "avx2", "avx512_vpopcntdq")]
 

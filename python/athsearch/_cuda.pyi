@@ -15,6 +15,61 @@ class DeviceFacts(TypedDict):
 
 def devices() -> tuple[list[DeviceFacts], str]: ...
 def versions() -> tuple[int, int]: ...
+def attention_blocks(n_images: int, height: int, width: int) -> int: ...
+def attention_forward(
+    *,
+    dtype: int,
+    n_images: int,
+    n_channels: int,
+    height: int,
+    width: int,
+    channel_stride: int,
+    pixel_stride: int,
+    offset: float,
+    x: int,
+    weight: int,
+    y: int,
+    attention: int,
+    maps: int,
+    argmax: int,
+    stream: int,
+    device: int,
+) -> None: ...
+def attention_backward(
+    *,
+    dtype: int,
+    n_images: int,
+    n_channels: int,
+    height: int,
+    width: int,
+    channel_stride: int,
+    pixel_stride: int,
+    offset: float,
+    grad_y: int,
+    grad_attention: int,
+    x: int,
+    weight: int,
+    maps: int,
+    argmax: int,
+    grad_x: int,
+    grad_weight: int,
+    partial_sums: int,
+    stream: int,
+    device: int,
+) -> None: ...
+def hash_pack(
+    *,
+    dtype: int,
+    n_images: int,
+    n_features: int,
+    n_bits: int,
+    features: int,
+    weights: int,
+    bias: int,
+    words: int,
+    stream: int,
+    device: int,
+) -> None: ...
 
 class Database:
     def __init__(self, n_rows: int, n_words: int, device: int) -> None: ...

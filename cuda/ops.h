@@ -1,0 +1,20 @@
+// The operations of networks as launches on the current GPU: they return at once and throw CudaFailure. Memory and
+// stream are the caller's.
+#pragma once
+
+#include "attention.h"
+#include "hash_pack.h"
+
+struct CUstream_st;
+
+namespace athsearch {
+namespace cuda {
+
+using Stream = CUstream_st*;
+
+void launch_attention(const AttentionForward& call, Stream stream);
+void launch_attention_backward(const AttentionBackward& call, Stream stream);
+void launch_hash_pack(const HashPack& call, Stream stream);
+
+}  // namespace cuda
+}  // namespace athsearch
