@@ -49,18 +49,19 @@ cuda-report:
 	$(PYTHON) benchmarks/cuda_report.py
 
 # On a machine with a GPU, where $(PYTHON) has torch, pytest, pybind11 and scikit-build-core; needs no network.
-GPU_TEST := -m pytest --noconftest -q -m gpu tests/test_gpu_index.py tests/test_gpu_encoder.py
+GPU_TEST := -m pytest --noconftest -q -m gpu tests/test_gpu_index.py tests/test_gpu_encoder.py tests/test_ops.py
 gpu: export PYTHONPATH := $(CURDIR)/build/gpu
 gpu:
 	rm -rf build/gpu && mkdir -p build
 	ATH_CUDA=ON $(PYTHON) -m pip install --no-build-isolation --no-deps --no-index --target build/gpu .
 	$(PYTHON) $(GPU_TEST)
 	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > build/sanitizer.log 2>&1; then \
-	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 520-511 or 64-36-ath' && \
-	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 64-36-ath'; \
+	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 520-511 or 64-36-ath or (small and float16)' && \
+	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 64-36-ath or (small and float16)'; \
 	else echo 'compute-sanitizer does not work here:'; tail -n 3 build/sanitizer.log; fi
 	$(PYTHON) benchmarks/bench_gpu_scan.py
 	$(PYTHON) benchmarks/bench_gpu_encode.py
+	$(PYTHON) benchmarks/bench_gpu_ops.py
 
 # Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.
 bench: .venv/bench.stamp build/limits

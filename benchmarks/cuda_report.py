@@ -19,7 +19,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cuda.md"
 BEGIN, END = "<!-- kernels: make cuda-report -->", "<!-- end -->"
-COUNTED = ("POPC", "LOP3", "LDG", "LDS", "ATOM", "RED")
+COUNTED = ("POPC", "LOP3", "FFMA", "SHFL", "LDG", "LDS", "ATOM", "RED")
+NAMES = "scan|count|sort|arrange|attention_forward|attention_backward|sum_blocks|hash_pack"
+TYPES = {"Float16": "half", "BFloat16": "bfloat16", "f": "float", "d": "double"}
 
 
 class Kernel(NamedTuple):
@@ -34,13 +36,18 @@ class Kernel(NamedTuple):
 
 
 def readable(symbol: str) -> str:
-    """scan W1 Q8 of a mangled name with template parameters 1 and 8; W0 stands for every other number of words."""
-    name = re.search(r"(scan|count|sort|arrange|stage|finish)_kernel", symbol)
+    """scan W1 Q8 of a mangled name with template parameters 1 and 8; W0 stands for every other number of words.
+
+    hash_pack half x8 of one with a type and 8: channels read at once, or images a warp.
+    """
+    name = re.search(rf"\d({NAMES})_kernel(?:I(?:NS\d_\d+(B?Float16)E|([fd])))?", symbol)
     if name is None:
         raise SystemExit(f"unknown kernel {symbol}")
-    numbers = re.findall(r"ELj(\d+)|ILj(\d+)", symbol)
-    words_queries = ["".join(pair) for pair in numbers]
-    return name[1] + "".join(f" {letter}{number}" for letter, number in zip("WQ", words_queries, strict=False))
+    numbers = re.findall(r"[A-Za-z]Lj(\d+)", symbol)
+    of_type = name[2] or name[3]
+    letters = ("x",) if of_type else ("W", "Q")
+    parts = [name[1], *([TYPES[of_type]] if of_type else [])]
+    return " ".join(parts + [letter + number for letter, number in zip(letters, numbers, strict=False)])
 
 
 def compile_file(path: Path, arch: str, nvcc: str, cuobjdump: str, folder: Path) -> dict[str, Kernel]:

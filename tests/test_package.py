@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "data": {"images"},
     "index": {"_scan", "_cuda"},
     "benchmark": {"index"},
-    "model": {"_network", "preprocessing"},
+    "model": {"_cuda", "_network", "preprocessing"},
     "recipes": {"preprocessing"},
     "encoder": {"_cuda", "data", "images", "index", "model", "preprocessing"},  # index: what GPUs there are
     "evaluation": {"data", "index", "preprocessing"},  # in `near`, which reads images

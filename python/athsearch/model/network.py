@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..codes import n_words_for
 from ..preprocessing import SMALLEST_SIZE
+from . import ops
 
 
 class Output(NamedTuple):
@@ -101,8 +102,8 @@ class ATHNet(nn.Module):
         """x: float [B, 3, size, size]. The attention map is size / 2 wide."""
         _check_input(x, self.size)
         x = self.first_pool(self.first(x))  # at 256 px: [B, 3, 256, 256] -> [B, 16, 128, 128]
-        attention = self.attention(x)  # [B, 1, 128, 128]
-        x = self.second_pool(self.second(x * attention))  # -> [B, 8, 64, 64]
+        x, attention = _attended(x, self.attention, 0)  # [B, 1, 128, 128]
+        x = self.second_pool(self.second(x))  # -> [B, 8, 64, 64]
         features = self.third(x).flatten(1)  # -> [B, 1, 32, 32] -> [B, 1024]
         return Output(self.hash_layer(features), self.class_layer(features), attention)
 
@@ -138,11 +139,9 @@ class ResidualATHNet(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)  # a third faster on CPUs
         x = functional.relu(self.stem_norm(self.stem(x)))  # at 96 px: [B, 3, 96, 96] -> [B, 24, 48, 48]
         x = self.first(x)  # -> [B, 32, 24, 24]
-        x = x * (1 + self.first_attention(x))
-        x = self.second(x)  # -> [B, 64, 12, 12]
-        attention = self.second_attention(x)
-        x = self.third(x * (1 + attention))  # -> [B, 128, 6, 6]
-        x = x * (1 + self.third_attention(x))
+        x, _ = _attended(x, self.first_attention, 1)
+        x, attention = _attended(self.second(x), self.second_attention, 1)  # -> [B, 64, 12, 12]
+        x, _ = _attended(self.third(x), self.third_attention, 1)  # -> [B, 128, 6, 6]
         features = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)  # -> [B, 256]
         logits = self.hash_norm(self.hash_layer(features))  # -> [B, bits]
         code = functional.normalize(logits) * logits.shape[1] ** 0.5
@@ -167,6 +166,14 @@ NETWORKS: dict[str, type[ATHNet] | type[ResidualATHNet]] = {
     "ath-m": ResidualATHNet,
     "ath-l": DeeperATHNet,
 }
+
+
+def _attended(x: Tensor, module: nn.Module, offset: int) -> tuple[Tensor, Tensor]:
+    """x (offset + A(x)) and A(x): in one kernel where there is one for x, and the module is the attention it knows."""
+    if type(module) is SpatialAttention and ops.has_kernels(x):
+        return ops.spatial_attention(x, module.conv.weight, offset)
+    attention: Tensor = module(x)
+    return x * (attention if offset == 0 else offset + attention), attention
 
 
 def _check(size: int, bits: int, n_classes: int) -> None:
