@@ -13,6 +13,7 @@
 
 namespace athsearch {
 namespace cuda {
+namespace attention {
 
 constexpr unsigned kAttentionThreads = 256;
 constexpr unsigned kMostTileHeight = 16, kMostTileWidth = 32;
@@ -516,5 +517,6 @@ ATH_BOTH void sum_slices(unsigned thread, const S (&shared)[kSumSlices][kWeights
   grad_weight[thread] = sum;
 }
 
+}  // namespace attention
 }  // namespace cuda
 }  // namespace athsearch

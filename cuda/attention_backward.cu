@@ -16,10 +16,17 @@
 namespace athsearch {
 namespace cuda {
 
+using namespace attention;
+
 namespace {
 
+// On a multiprocessor, at least: what the registers allow without spilling.
+template <class T>
+constexpr unsigned kBlocksAtOnce = sizeof(T) == 8 ? 3 : 5;
+
 template <class T, unsigned kValues>
-__global__ void __launch_bounds__(kAttentionThreads) attention_backward_kernel(const Backward<T> call) {
+__global__ void __launch_bounds__(kAttentionThreads, kBlocksAtOnce<T>)
+    attention_backward_kernel(const Backward<T> call) {
   __shared__ BackwardShared<Sum<T>> shared;
   const unsigned thread = threadIdx.x, n_items = call.tiling.n_halo_pixels() << call.log_parts;
   load_weights<T>(thread, call.weight, shared.weight);

@@ -17,6 +17,8 @@
 namespace athsearch {
 namespace cuda {
 
+using namespace attention;
+
 namespace {
 
 template <class S>

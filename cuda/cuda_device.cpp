@@ -33,6 +33,13 @@ void check(int result, const char* call, const char* file, int line) {
                     cudaGetErrorString(error) + " (CUDA error " + std::to_string(result) + ")");
 }
 
+Current::Current(int number) {
+  ATH_CHECK(cudaGetDevice(&before_));
+  ATH_CHECK(cudaSetDevice(number));
+}
+
+Current::~Current() { cudaSetDevice(before_); }
+
 CudaDevice::CudaDevice(int number) : number_(number) {
   const Current current(number_);
   ATH_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));

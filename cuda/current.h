@@ -1,20 +1,13 @@
-// The calling thread's current GPU, changed for the time being.
+// The calling thread's current GPU, another one for the time being.
 #pragma once
-
-#include <cuda_runtime_api.h>
-
-#include "failure.h"
 
 namespace athsearch {
 namespace cuda {
 
 class Current {
  public:
-  explicit Current(int number) {
-    ATH_CHECK(cudaGetDevice(&before_));
-    ATH_CHECK(cudaSetDevice(number));
-  }
-  ~Current() { cudaSetDevice(before_); }
+  explicit Current(int number);  // throws CudaFailure
+  ~Current();
   Current(const Current&) = delete;
   Current& operator=(const Current&) = delete;
 

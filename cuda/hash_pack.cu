@@ -14,6 +14,8 @@
 namespace athsearch {
 namespace cuda {
 
+using namespace hash;
+
 namespace {
 
 template <class T, unsigned kImages>

@@ -9,6 +9,7 @@
 
 namespace athsearch {
 namespace cuda {
+namespace hash {
 
 constexpr unsigned kHashThreads = 256;
 constexpr unsigned kHashWarps = kHashThreads / 32;
@@ -103,5 +104,6 @@ ATH_BOTH void write_word(const HashPack& call, uint64_t first_image, unsigned wo
     call.words[number * call.n_words() + word] = low | uint64_t{high} << 32;
 }
 
+}  // namespace hash
 }  // namespace cuda
 }  // namespace athsearch

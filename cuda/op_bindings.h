@@ -36,16 +36,17 @@ inline unsigned checked_size(const char* name, uint64_t size, uint64_t most) {
 
 constexpr uint64_t kMostSide = (uint64_t{1} << 31) - 1;
 
-inline void check_number_of_tiles(const Shape& shape) {
+inline void check_number_of_tiles(const attention::Shape& shape) {
   // Compared by division: the product could be too large for its type.
-  require(shape.n_images == 0 || n_tiles_of({1, 1, shape.height, shape.width, false}) <= kMostSide / shape.n_images,
+  require(shape.n_images == 0 ||
+              attention::n_tiles_of({1, 1, shape.height, shape.width, false}) <= kMostSide / shape.n_images,
           "there are more tiles of 16 x 32 pixels than 2^31");
 }
 
-inline Shape checked_shape(uint64_t n_images, uint64_t n_channels, uint64_t height, uint64_t width,
-                           uint64_t channel_stride, uint64_t pixel_stride) {
-  Shape shape{n_images, checked_size("n_channels", n_channels, kMostChannels),
-              checked_size("height", height, kMostSide), checked_size("width", width, kMostSide), false};
+inline attention::Shape checked_shape(uint64_t n_images, uint64_t n_channels, uint64_t height, uint64_t width,
+                                      uint64_t channel_stride, uint64_t pixel_stride) {
+  attention::Shape shape{n_images, checked_size("n_channels", n_channels, attention::kMostChannels),
+                         checked_size("height", height, kMostSide), checked_size("width", width, kMostSide), false};
   const bool is_contiguous = pixel_stride == 1 && channel_stride == shape.n_pixels();
   shape.is_channels_last = !is_contiguous && channel_stride == 1 && pixel_stride == n_channels;
   require(is_contiguous || shape.is_channels_last,
@@ -56,8 +57,8 @@ inline Shape checked_shape(uint64_t n_images, uint64_t n_channels, uint64_t heig
 }
 
 inline unsigned attention_blocks(uint64_t n_images, uint64_t height, uint64_t width) {
-  const Shape shape = checked_shape(n_images, 1, height, width, height * width, 1);
-  return n_attention_blocks(shape);
+  const attention::Shape shape = checked_shape(n_images, 1, height, width, height * width, 1);
+  return attention::n_attention_blocks(shape);
 }
 
 inline void attention_forward(int dtype, uint64_t n_images, uint64_t n_channels, uint64_t height, uint64_t width,
@@ -111,7 +112,7 @@ inline void hash_pack(int dtype, uint64_t n_images, uint64_t n_features, uint64_
                       at<const float>(weights),
                       at<const float>(bias),
                       at<uint64_t>(words)};
-  require(n_hash_blocks(call, 1) <= kMostSide, "there are more images than 2^34");
+  require(hash::n_hash_blocks(call, 1) <= kMostSide, "there are more images than 2^34");
   if (n_images == 0) return;
   const Current current(device);
   launch_hash_pack(call, at<CUstream_st>(stream));

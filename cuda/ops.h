@@ -11,6 +11,9 @@ namespace athsearch {
 namespace cuda {
 
 using Stream = CUstream_st*;
+using attention::AttentionBackward;
+using attention::AttentionForward;
+using hash::HashPack;
 
 void launch_attention(const AttentionForward& call, Stream stream);
 void launch_attention_backward(const AttentionBackward& call, Stream stream);

@@ -15,6 +15,9 @@
 namespace athsearch {
 namespace cuda {
 
+using namespace attention;
+using namespace hash;
+
 class EmulatedOps {
  public:
   explicit EmulatedOps(uint64_t seed) : random_(seed) {}
