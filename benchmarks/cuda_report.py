@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cuda.md"
 BEGIN, END = "<!-- kernels: make cuda-report -->", "<!-- end -->"
 COUNTED = ("POPC", "LOP3", "LDG", "LDS", "ATOM", "RED")
-NAMES = "scan|count|sort|arrange|attention_forward|attention_backward|sum_blocks|hash_pack"
+NAMES = "scan|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
 TYPES = {"Float16": "half", "BFloat16": "bfloat16", "f": "float", "d": "double"}
 
 
