@@ -66,16 +66,7 @@ void launch(const AttentionForward& call, Stream stream) {
 
 void launch_attention(const AttentionForward& call, Stream stream) {
   if (call.shape.n_images == 0) return;
-  switch (call.dtype) {
-    case Dtype::kFloat16:
-      return launch<Float16>(call, stream);
-    case Dtype::kBFloat16:
-      return launch<BFloat16>(call, stream);
-    case Dtype::kFloat32:
-      return launch<float>(call, stream);
-    case Dtype::kFloat64:
-      return launch<double>(call, stream);
-  }
+  with_type(call.dtype, [&](auto of_type) { launch<decltype(of_type)>(call, stream); });
 }
 
 }  // namespace cuda

@@ -92,6 +92,21 @@ ATH_BOTH void narrow(float wide, Float16& value) {
   value.bits = static_cast<uint16_t>(sign | bits);
 #endif
 }
+// Calls run with a value of the type, for its type.
+template <class Run>
+void with_type(Dtype dtype, Run run) {
+  switch (dtype) {
+    case Dtype::kFloat16:
+      return run(Float16{});
+    case Dtype::kBFloat16:
+      return run(BFloat16{});
+    case Dtype::kFloat32:
+      return run(float{});
+    case Dtype::kFloat64:
+      return run(double{});
+  }
+}
+
 template <class T>
 ATH_BOTH T narrowed(Sum<T> wide) {
   T value;

@@ -57,16 +57,9 @@ void launch(const HashPack& call, Stream stream) {
 
 void launch_hash_pack(const HashPack& call, Stream stream) {
   if (call.n_images == 0) return;
-  switch (call.dtype) {
-    case Dtype::kFloat16:
-      return launch<Float16>(call, stream);
-    case Dtype::kBFloat16:
-      return launch<BFloat16>(call, stream);
-    case Dtype::kFloat32:
-      return launch<float>(call, stream);
-    case Dtype::kFloat64:
-      return;  // the caller has checked
-  }
+  with_type(call.dtype, [&](auto of_type) {
+    if constexpr (sizeof of_type < 8) launch<decltype(of_type)>(call, stream);  // the caller has refused double
+  });
 }
 
 }  // namespace cuda

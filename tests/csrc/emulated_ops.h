@@ -23,13 +23,13 @@ class EmulatedOps {
   explicit EmulatedOps(uint64_t seed) : random_(seed) {}
 
   void attention(const AttentionForward& call) {
-    choose(call.dtype, [&](auto type) { forward<decltype(type)>(call); });
+    with_type(call.dtype, [&](auto type) { forward<decltype(type)>(call); });
   }
   void attention_backward(const AttentionBackward& call) {
-    choose(call.dtype, [&](auto type) { backward<decltype(type)>(call); });
+    with_type(call.dtype, [&](auto type) { backward<decltype(type)>(call); });
   }
   void hash_pack(const HashPack& call) {
-    choose(call.dtype, [&](auto type) {
+    with_type(call.dtype, [&](auto type) {
       if (are_many(call))
         hash<decltype(type), kImagesAWarp>(call);
       else
@@ -38,14 +38,6 @@ class EmulatedOps {
   }
 
  private:
-  template <class Run>
-  static void choose(Dtype dtype, Run run) {
-    if (dtype == Dtype::kFloat16) run(Float16{});
-    if (dtype == Dtype::kBFloat16) run(BFloat16{});
-    if (dtype == Dtype::kFloat32) run(float{});
-    if (dtype == Dtype::kFloat64) run(double{});
-  }
-
   template <class T>
   void forward(const AttentionForward& call) {
     if (is_wide<T>(call.shape, call.x, call.y))
