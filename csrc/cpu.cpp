@@ -11,8 +11,10 @@ uint32_t cpu_features() {
   if (__builtin_cpu_supports("avx2")) features |= kAvx2;
   if (__builtin_cpu_supports("fma")) features |= kFma;
   if (__builtin_cpu_supports("avx512f")) features |= kAvx512F;
+  if (__builtin_cpu_supports("avx512bw")) features |= kAvx512Bw;
   if (__builtin_cpu_supports("avx512vl")) features |= kAvx512Vl;
   if (__builtin_cpu_supports("avx512vpopcntdq")) features |= kAvx512Vpopcntdq;
+  if (__builtin_cpu_supports("gfni")) features |= kGfni;
 #endif
   return features;
 }

@@ -12,6 +12,8 @@ enum Feature : uint32_t {
   kAvx512Vl = 1u << 3,
   kAvx512Vpopcntdq = 1u << 4,
   kPopcnt = 1u << 5,
+  kAvx512Bw = 1u << 6,
+  kGfni = 1u << 7,
 };
 
 // The features that both the CPU and the operating system support.

@@ -1,4 +1,4 @@
-// Rows within a radius for CPUs with AVX-512 VPOPCNTDQ (Ice Lake, Zen 4 and later).
+// Rows within a radius for CPUs with AVX-512 VPOPCNTDQ, BW and GFNI (Ice Lake, Zen 4 and later).
 //
 // For few queries of several words: POPCNT (popcnt_rows.h). For few of one word: VPOPCNTQ, eight rows a register.
 // Per eight rows: VPXORQ (with the load) and VPOPCNTQ; per 32 rows 3 VPMINUQ, VPCMPUQ and a branch that is rarely taken
@@ -13,10 +13,10 @@
 // Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte
 // load a cycle. What is prepared, 14 KiB, fits the L1 cache.
 //
-// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 43 % of that
-// limit at 64 bits, 18.8 billion rows a second, where VPOPCNTQ, one a cycle, with its VPXORQ and VPADDQ could not pass
-// 19.5. One query of 64 bits over ten million rows takes 98 % of the read bandwidth on two threads and more than a
-// plain sum does on one.
+// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 47 % of that
+// limit at 64 bits, 20.6 billion rows a second, where VPOPCNTQ, one a cycle, with its VPXORQ and VPADDQ could not pass
+// 19.5. One query of 64 bits over ten million rows takes as much of the read bandwidth on two threads as a plain sum
+// does, and more on one.
 #include "bit_planes.h"
 #include "query_trios.h"
 
@@ -78,7 +78,9 @@ constexpr size_t n_triples(size_t n_bits) {
   return n <= 6 ? 6 : n <= 11 ? 11 : n <= 16 ? 16 : kMostTriples;
 }
 size_t triple_part_rows(size_t) { return kSliceRows; }
-size_t n_triple_part_bytes(size_t n_bits) { return n_slice_bytes(1) + n_triples(n_bits) * kTripleBytes; }
+size_t n_triple_part_bytes(size_t n_bits) {
+  return n_slice_bytes(1) + n_triples(n_bits) * kTripleBytes + kScratchBytes;
+}
 size_t n_triple_plan_bytes(size_t, size_t) { return 0; }
 void plan_triples(const uint64_t*, size_t, size_t, uint8_t*) {}
 
@@ -102,10 +104,12 @@ inline void write_triple(__m512i a, __m512i b, __m512i c, uint8_t* triple, std::
 }
 
 void prepare_triples(const Part& part) {
-  write_planes(part.words, part.n_rows, 1, part.prepared);
+  uint8_t* triples = part.prepared + n_slice_bytes(1);
+  write_planes(part.words, part.n_rows, 1, part.prepared, triples + n_triples(part.n_bits) * kTripleBytes,
+               [](auto, const __m512i*) {});
   const auto plane = [&](size_t bit) { return load(part.prepared + smaller_of(bit, kZeroPlane) * kPlaneBytes); };
   for (size_t i = 0; i < n_triples(part.n_bits); ++i)
-    write_triple(plane(3 * i), plane(3 * i + 1), plane(3 * i + 2), part.prepared + n_slice_bytes(1) + i * kTripleBytes,
+    write_triple(plane(3 * i), plane(3 * i + 1), plane(3 * i + 2), triples + i * kTripleBytes,
                  std::make_index_sequence<8>());
 }
 
@@ -163,16 +167,16 @@ void within_triples(const Part& part, PartQueries& queries) {
 constexpr Preparation kTriples = {triple_part_rows, n_triple_part_bytes, n_triple_plan_bytes,
                                   plan_triples,     prepare_triples,     within_triples};
 
-// Preparing one word costs as much as 34 queries of it save; POPCNT takes longer with few queries of several words.
+// Preparing one word costs as much as 24 queries of it save; POPCNT takes longer with few queries of several words.
 const Preparation* preparation_for(size_t n_bits, size_t n_queries) {
-  if (n_bits <= 64) return n_queries >= 34 ? &kTriples : nullptr;
+  if (n_bits <= 64) return n_queries >= 24 ? &kTriples : nullptr;
   return n_queries >= 3 ? &kTrios : nullptr;
 }
 
 }  // namespace
 
 extern const Kernel kernel_avx512_vpopcntdq;
-const Kernel kernel_avx512_vpopcntdq = {"avx512_vpopcntdq", kAvx512F | kAvx512Vpopcntdq | kPopcnt, within,
-                                        Layout::kRows, preparation_for};
+const Kernel kernel_avx512_vpopcntdq = {"avx512_vpopcntdq", kAvx512F | kAvx512Bw | kAvx512Vpopcntdq | kGfni | kPopcnt,
+                                        within, Layout::kRows, preparation_for};
 
 }  // namespace athsearch

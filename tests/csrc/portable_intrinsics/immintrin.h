@@ -72,11 +72,44 @@ inline __m512i _mm512_ternarylogic_epi64(__m512i a, __m512i b, __m512i c, int ta
                   choose(choose(of[3], of[2], z), choose(of[1], of[0], z), y), a.lane[i]);
   });
 }
-inline __m512i _mm512_unpacklo_epi64(__m512i a, __m512i b) {
-  return each_lane([&](int i) { return i % 2 ? b.lane[i - 1] : a.lane[i]; });
+// Applies byte(lane's first byte, i) to the bytes i of every 16-byte lane.
+template <class Byte>
+__m512i each_byte(Byte byte) {
+  uint8_t out[64];
+  for (int i = 0; i < 64; ++i) out[i] = byte(i & 48, i & 15);
+  __m512i a;
+  std::memcpy(&a, out, 64);
+  return a;
 }
-inline __m512i _mm512_unpackhi_epi64(__m512i a, __m512i b) {
-  return each_lane([&](int i) { return i % 2 ? b.lane[i] : a.lane[i + 1]; });
+inline uint8_t byte_of(const __m512i& a, int i) { return static_cast<uint8_t>(a.lane[i / 8] >> (8 * (i % 8))); }
+inline __m512i _mm512_unpacklo_epi8(__m512i a, __m512i b) {
+  return each_byte([&](int lane, int i) { return byte_of(i % 2 ? b : a, lane + i / 2); });
+}
+inline __m512i _mm512_unpackhi_epi8(__m512i a, __m512i b) {
+  return each_byte([&](int lane, int i) { return byte_of(i % 2 ? b : a, lane + 8 + i / 2); });
+}
+inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i index) {
+  return each_byte([&](int lane, int i) {
+    const uint8_t from = byte_of(index, lane + i);
+    return from & 0x80 ? uint8_t{0} : byte_of(a, lane + (from & 15));
+  });
+}
+// Bit b of a byte is the parity of what it has in common with byte 7 - b of the matrix.
+inline __m512i _mm512_gf2p8affine_epi64_epi8(__m512i a, __m512i matrix, int inverted) {
+  return each_byte([&](int lane, int i) {
+    unsigned out = static_cast<unsigned>(inverted);
+    for (int bit = 0; bit < 8; ++bit) {
+      const int row = lane + i / 8 * 8 + 7 - bit;
+      out ^= static_cast<unsigned>(__builtin_parity(byte_of(matrix, row) & byte_of(a, lane + i))) << bit;
+    }
+    return static_cast<uint8_t>(out);
+  });
+}
+inline __m512i _mm512_set4_epi32(int e3, int e2, int e1, int e0) {
+  const auto both = [](int high, int low) {
+    return uint64_t{static_cast<uint32_t>(high)} << 32 | static_cast<uint32_t>(low);
+  };
+  return each_lane([&](int i) { return i % 2 ? both(e3, e2) : both(e1, e0); });
 }
 inline __m512i _mm512_shuffle_i64x2(__m512i a, __m512i b, int choice) {
   return each_lane([&](int i) {
