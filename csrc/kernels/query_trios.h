@@ -15,7 +15,7 @@
 // plane loaded a cycle, 25.
 //
 // Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 9.2 words a
-// cycle at 256 bits, 9.0 at 512, which are 33.8 and 33.0 billion words of rows a second, more than VPOPCNTQ counts with
+// cycle at 256 bits, 8.8 at 512, which are 33.7 and 32.0 billion words of rows a second, more than VPOPCNTQ counts with
 // nothing else to do (29.3). Of 32 queries' time at 256 bits a third goes to preparing. The rest of what the limits
 // leave goes to list lengths that are foretold wrongly, calls, and stores of counts.
 #pragma once
