@@ -14,6 +14,9 @@ constexpr unsigned kQueriesAPass = 8;  // where there are several, and codes are
 // Few queries are faster one by one, each at the speed of the memory; longer codes always go one by one.
 inline bool is_batch(unsigned n_queries, unsigned n_words) { return n_queries > 3 && n_words <= kMostUnrolledWords; }
 
+// By arithmetic (scan_b1.cu) the tensor cores are ahead as soon as a query no longer goes by itself.
+constexpr unsigned kLeastB1Queries = 4, kNever = ~0u;
+
 constexpr uint64_t kAnyRow = (uint64_t{1} << kRowBits) - 1;
 
 // The last hit at a distance, as a limit: distances are integers and rows are part of the order, so that there are no
@@ -21,6 +24,7 @@ constexpr uint64_t kAnyRow = (uint64_t{1} << kRowBits) - 1;
 ATH_BOTH Hit last_at(uint64_t distance) { return distance << kRowBits | kAnyRow; }
 
 struct Scan {
+  bool is_by_b1;  // on the tensor cores
   Codes codes;
   const uint64_t* mask;     // null, or bit r % 64 of word r / 64 allows row r; has a bit for every padded row
   const uint64_t* queries;  // row-major [n_queries, n_words]
@@ -88,17 +92,9 @@ ATH_BOTH void compare(const Codes& codes, const uint64_t* queries, uint64_t step
   for (unsigned word = 0; word < n_words; ++word) {
     uint64_t words[kSlots];
     ATH_UNROLL
-    for (unsigned slot = 0; slot < kSlots; slot += 2) {
-      const uint64_t* pair = codes.words + word_place(row_of(step, slot, kSlots, thread), word, n_words);
-#ifdef __CUDA_ARCH__
-      const ulonglong2 both = __ldg(reinterpret_cast<const ulonglong2*>(pair));
-      words[slot] = both.x;
-      words[slot + 1] = both.y;
-#else
-      words[slot] = pair[0];
-      words[slot + 1] = pair[1];
-#endif
-    }
+    for (unsigned slot = 0; slot < kSlots; slot += 2)
+      read_pair(codes.words + word_place(row_of(step, slot, kSlots, thread), word, n_words), words[slot],
+                words[slot + 1]);
     ATH_UNROLL
     for (unsigned q = 0; q < kQueries; ++q) {
       const uint64_t of_query = queries[q * n_words + word];
@@ -140,36 +136,47 @@ ATH_BOTH uint32_t near_rows(const Scan& scan, const Shared& shared, unsigned n_t
   return near;
 }
 
-// One of a thread's near rows, looked at once more.
+// A near row, looked at once more.
 struct Near {
-  unsigned query;  // of the pass
+  unsigned query;
   Hit hit;
   bool is_wanted;  // the row is allowed and the hit within the limit
 };
 
-// Phase 2, rare part: the near row of a bit. Its words are read again, which the caches still have; to keep all
-// distances for so few would take registers from everyone.
-ATH_BOTH Near near_row(const Scan& scan, const Shared& shared, unsigned bit, unsigned n_of_pass, unsigned n_slots,
-                       uint64_t step, unsigned thread) {
-  const unsigned query = bit % n_of_pass, slot = bit / n_of_pass, n_words = scan.codes.n_words;
-  const uint64_t row = row_of(step, slot, n_slots, thread);
+// Phase 2, rare part. A row's words are read again, which the caches still have; to keep all distances for so few would
+// take registers from everyone. words: the query's.
+ATH_BOTH Near look_at(const Scan& scan, unsigned query, const uint64_t* words, Hit limit, uint64_t row) {
+  const unsigned n_words = scan.codes.n_words;
   unsigned distance = 0;
   for (unsigned word = 0; word < n_words; ++word)
-    distance += n_set_bits(scan.codes.words[word_place(row, word, n_words)] ^ shared.queries[query * n_words + word]);
+    distance += n_set_bits(scan.codes.words[word_place(row, word, n_words)] ^ words[word]);
+  const bool is_allowed =
+      row < scan.codes.n_rows && (scan.mask == nullptr || (scan.mask[row / 64] >> (row % 64) & 1u) != 0);
   const Hit hit = make_hit(distance, row);
-  const bool is_allowed = allowed_slots(scan.codes, scan.mask, step, n_slots, thread) >> slot & 1u;
-  return {query, hit, is_allowed && hit <= shared.hits[query]};
+  return {query, hit, is_allowed && hit <= limit};
+}
+
+// The near row of a bit of `near_rows`.
+template <unsigned kWords, unsigned kQueries>
+ATH_BOTH Near near_row(const Scan& scan, const Shared& shared, unsigned first_query, unsigned bit, uint64_t step,
+                       unsigned thread) {
+  const unsigned query = bit % kQueries;
+  return look_at(scan, first_query + query, shared.queries + query * scan.codes.n_words, shared.hits[query],
+                 row_of(step, bit / kQueries, rows_a_step(kWords, kQueries), thread));
 }
 
 // Threads of a warp that found hits of one query and distance at the same time append them together: the first of
 // them counts them and gets the place of the first, the others follow in the order of their lanes.
-ATH_BOTH uint64_t reserve(const Scan& scan, const Shared& shared, unsigned first_query, const Near& near, unsigned n) {
-  add_together(&shared.counters[near.query * scan.n_distances + hit_distance(near.hit)], n);
-  return add_together(&scan.n_appended[first_query + near.query], uint64_t{n});
+ATH_BOTH uint64_t reserve(const Scan& scan, const Near& near, unsigned n) {
+  return add_together(&scan.n_appended[near.query], uint64_t{n});
+}
+ATH_BOTH void count_together(const Scan& scan, const Shared& shared, unsigned first_query, const Near& near,
+                             unsigned n) {
+  add_together(&shared.counters[(near.query - first_query) * scan.n_distances + hit_distance(near.hit)], n);
 }
 ATH_BOTH unsigned rank_among(uint32_t lanes, unsigned lane) { return n_set_bits(lanes & ((1u << lane) - 1)); }
-ATH_BOTH void append(const Scan& scan, unsigned query, uint64_t place, Hit hit) {
-  if (place < scan.capacity) scan.candidates[query * scan.capacity + place] = hit;
+ATH_BOTH void append(const Scan& scan, const Near& near, uint64_t place) {
+  if (place < scan.capacity) scan.candidates[near.query * scan.capacity + place] = near.hit;
 }
 
 // Phase 2 of a count: a step's rows into the block's bins.
