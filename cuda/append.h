@@ -6,23 +6,24 @@
 namespace athsearch {
 namespace cuda {
 
-// look(bit): the Near of a lane's bit. count(near, n): called for n hits of one query and distance.
+// look(bit): the Near of a lane's bit. count(counter, n): n hits of a query of the pass and a distance.
 template <class Bits, class Look, class CountHits>
-__device__ __forceinline__ void append_near(const Scan& scan, unsigned lane, Bits bits, Look look, CountHits count) {
+__device__ __forceinline__ void append_near(const Scan& scan, unsigned first_query, unsigned lane, Bits bits, Look look,
+                                            CountHits count) {
   while (bits != 0) {
     const Near near = look(lowest_set_bit(bits));
     bits &= bits - 1;
     if (!near.is_wanted) continue;
-    const auto key = near.query * scan.n_distances + static_cast<unsigned>(hit_distance(near.hit));
-    const uint32_t lanes = __match_any_sync(__activemask(), key);
+    const unsigned counter = counter_of(scan, near);
+    const uint32_t lanes = __match_any_sync(__activemask(), counter);
     const unsigned leader = lowest_set_bit(lanes);
     uint64_t place = 0;
     if (lane == leader) {
-      count(near, n_set_bits(lanes));
-      place = reserve(scan, near, n_set_bits(lanes));
+      count(counter, n_set_bits(lanes));
+      place = reserve(scan, first_query, near, n_set_bits(lanes));
     }
     place = __shfl_sync(lanes, static_cast<unsigned long long>(place), static_cast<int>(leader));
-    append(scan, near, place + rank_among(lanes, lane));
+    append(scan, first_query + near.query, place + rank_among(lanes, lane), near.hit);
   }
 }
 

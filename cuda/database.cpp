@@ -170,9 +170,9 @@ std::vector<uint64_t> Database::scan(const Part& part, uint64_t capacity) {
   uint64_t* histogram = bins_.zeros(by_distance.size());
   candidates_.of_size(part.n() * capacity);
   others_.of_size(part.n() * capacity);
-  device_.scan({part.n() >= least_b1_queries_, codes(), searched_mask_, queries_.holding(part.queries),
-                static_cast<unsigned>(part.n()), n_distances(), limits_.holding(part.limits), histogram,
-                candidates_.data(), n_candidates_.zeros(part.n()), capacity});
+  device_.scan({codes(), searched_mask_, queries_.holding(part.queries), static_cast<unsigned>(part.n()), n_distances(),
+                limits_.holding(part.limits), histogram, candidates_.data(), n_candidates_.zeros(part.n()), capacity,
+                part.n() >= least_b1_queries_});
   device_.download(by_distance.data(), histogram, by_distance.size() * sizeof(uint64_t));
   return by_distance;
 }

@@ -24,7 +24,6 @@ constexpr uint64_t kAnyRow = (uint64_t{1} << kRowBits) - 1;
 ATH_BOTH Hit last_at(uint64_t distance) { return distance << kRowBits | kAnyRow; }
 
 struct Scan {
-  bool is_by_b1;  // on the tensor cores
   Codes codes;
   const uint64_t* mask;     // null, or bit r % 64 of word r / 64 allows row r; has a bit for every padded row
   const uint64_t* queries;  // row-major [n_queries, n_words]
@@ -35,6 +34,7 @@ struct Scan {
   Hit* candidates;       // [n_queries, capacity]: wanted hits in any order; those that find room
   uint64_t* n_appended;  // [n_queries]: wanted hits, with room or without
   uint64_t capacity;
+  bool is_by_b1;  // on the tensor cores
 };
 
 // Counts hits from `firsts` on in bins of 2^shift: by distance, or, at one distance, by ranges of rows.
@@ -138,45 +138,43 @@ ATH_BOTH uint32_t near_rows(const Scan& scan, const Shared& shared, unsigned n_t
 
 // A near row, looked at once more.
 struct Near {
-  unsigned query;
+  unsigned query;  // of the pass
   Hit hit;
   bool is_wanted;  // the row is allowed and the hit within the limit
 };
 
-// Phase 2, rare part. A row's words are read again, which the caches still have; to keep all distances for so few would
-// take registers from everyone. words: the query's.
-ATH_BOTH Near look_at(const Scan& scan, unsigned query, const uint64_t* words, Hit limit, uint64_t row) {
-  const unsigned n_words = scan.codes.n_words;
+// A row's words are read again, which the caches still have; to keep all distances for so few would take registers from
+// everyone.
+ATH_BOTH unsigned distance_of(const Codes& codes, uint64_t row, const uint64_t* query) {
   unsigned distance = 0;
-  for (unsigned word = 0; word < n_words; ++word)
-    distance += n_set_bits(scan.codes.words[word_place(row, word, n_words)] ^ words[word]);
-  const bool is_allowed =
-      row < scan.codes.n_rows && (scan.mask == nullptr || (scan.mask[row / 64] >> (row % 64) & 1u) != 0);
-  const Hit hit = make_hit(distance, row);
-  return {query, hit, is_allowed && hit <= limit};
+  for (unsigned word = 0; word < codes.n_words; ++word)
+    distance += n_set_bits(codes.words[word_place(row, word, codes.n_words)] ^ query[word]);
+  return distance;
 }
 
-// The near row of a bit of `near_rows`.
+// Phase 2, rare part: the near row of a bit.
 template <unsigned kWords, unsigned kQueries>
-ATH_BOTH Near near_row(const Scan& scan, const Shared& shared, unsigned first_query, unsigned bit, uint64_t step,
-                       unsigned thread) {
-  const unsigned query = bit % kQueries;
-  return look_at(scan, first_query + query, shared.queries + query * scan.codes.n_words, shared.hits[query],
-                 row_of(step, bit / kQueries, rows_a_step(kWords, kQueries), thread));
+ATH_BOTH Near near_row(const Scan& scan, const Shared& shared, unsigned bit, uint64_t step, unsigned thread) {
+  constexpr unsigned kSlots = rows_a_step(kWords, kQueries);
+  const unsigned query = bit % kQueries, slot = bit / kQueries;
+  const uint64_t row = row_of(step, slot, kSlots, thread);
+  const Hit hit = make_hit(distance_of(scan.codes, row, shared.queries + query * scan.codes.n_words), row);
+  const bool is_allowed = allowed_slots(scan.codes, scan.mask, step, kSlots, thread) >> slot & 1u;
+  return {query, hit, is_allowed && hit <= shared.hits[query]};
 }
 
-// Threads of a warp that found hits of one query and distance at the same time append them together: the first of
-// them counts them and gets the place of the first, the others follow in the order of their lanes.
-ATH_BOTH uint64_t reserve(const Scan& scan, const Near& near, unsigned n) {
-  return add_together(&scan.n_appended[near.query], uint64_t{n});
+// Threads of a warp that found hits of one counter, that is, of one query and distance, at the same time append them
+// together: the first of them counts them and gets the place of the first, the others follow in the order of their
+// lanes. first_query: of the pass.
+ATH_BOTH unsigned counter_of(const Scan& scan, const Near& near) {
+  return near.query * scan.n_distances + static_cast<unsigned>(hit_distance(near.hit));
 }
-ATH_BOTH void count_together(const Scan& scan, const Shared& shared, unsigned first_query, const Near& near,
-                             unsigned n) {
-  add_together(&shared.counters[(near.query - first_query) * scan.n_distances + hit_distance(near.hit)], n);
+ATH_BOTH uint64_t reserve(const Scan& scan, unsigned first_query, const Near& near, unsigned n) {
+  return add_together(&scan.n_appended[first_query + near.query], uint64_t{n});
 }
 ATH_BOTH unsigned rank_among(uint32_t lanes, unsigned lane) { return n_set_bits(lanes & ((1u << lane) - 1)); }
-ATH_BOTH void append(const Scan& scan, const Near& near, uint64_t place) {
-  if (place < scan.capacity) scan.candidates[near.query * scan.capacity + place] = near.hit;
+ATH_BOTH void append(const Scan& scan, unsigned query, uint64_t place, Hit hit) {
+  if (place < scan.capacity) scan.candidates[query * scan.capacity + place] = hit;
 }
 
 // Phase 2 of a count: a step's rows into the block's bins.

@@ -1,7 +1,20 @@
-// Rows within a limit of a query on the binary tensor cores: batches of queries, m16n8k256 with AND and population
+// Rows within a limit of a query for batches of queries, on binary tensor cores: m16n8k256 with AND and population
 // count.
 //
-// HEADER
+// It runs on sm_80 and later; from sm_100 on the compiler emulates the product by bytes, so that population counts are
+// chosen there. Never run on a GPU, and nothing here was measured. By arithmetic:
+//   a product (BMMA) is 128 pairs and 128 bits of their codes. A warp's step over 64 queries and 32 rows has 16 of them
+//   a
+//     k-step; nvcc 13.0 makes 126 instructions of it for sm_90a and 67 more of each further k-step. 31 are the LOP3
+//     that join the signs of 2,048 sums; the others read, complement and find addresses.
+//   at four instructions a clock that is 65 pairs a clock and multiprocessor up to 128 bits, 42 up to 256 and 25 up to
+//     512: 132 x 1.83 GHz x 65 = 1.6e13 pairs a second on an H100 or H200, where population counts end at 1.9e12 for 64
+//     bits and 2.4e11 for 512. NVIDIA states no rate of BMMA for these: it must be 0.5 products a clock
+//     and multiprocessor for that, and 0.8 for 512 bits.
+//   memory: a pass of 64 queries reads each code once, 8 bytes a word; passes side by side share them in the L2 cache.
+//     Up to 16 queries are a pass that reads 64 rows a warp and step.
+// A step with a near pair costs a funnel shift for each of a lane's sums besides what the popcount scan does with them;
+// hits are counted in global memory. Limits: 4096 bits (64 KiB of shared memory), fewer than 2^48 rows.
 #include "append.h"
 #include "grid.h"
 #include "launches.h"
@@ -37,6 +50,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) scan_b1_kernel(const Scan s
   Sums begin[kQueryTiles];
   ATH_UNROLL
   for (unsigned tile = 0; tile < kQueryTiles; ++tile) begin[tile] = first_sums(scan, first, tile, lane);
+  uint64_t* const counters = scan.histogram + uint64_t{first} * scan.n_distances;
   const unsigned n_k = n_k_steps(scan.codes.n_words);
   const uint64_t n = n_warp_steps<kRowTiles>(scan.codes.n_rows), n_warps = uint64_t{gridDim.y} * kWarps;
   uint64_t step = uint64_t{blockIdx.y} * kWarps + thread / 32;
@@ -65,9 +79,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) scan_b1_kernel(const Scan s
 #pragma unroll 1  // more, and the compiler waits for the words before it multiplies
     for (unsigned k = 1; k < n_k; ++k) multiply(k);
     append_near(
-        scan, lane, near_pairs(sums),
+        scan, first, lane, near_pairs(sums),
         [&](unsigned bit) { return near_pair<kQueryTiles, kRowTiles>(scan, first, bit, step, lane); },
-        [&](const Near& near, unsigned n_hits) { count_together(scan, near, n_hits); });
+        [&](unsigned counter, unsigned n_hits) { add_together(&counters[counter], uint64_t{n_hits}); });
     __syncwarp();
   }
 }

@@ -32,9 +32,9 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(const Scan scan) {
   __syncthreads();
   for (uint64_t step = blockIdx.x; step < n_steps(scan.codes.n_rows, kSlots); step += gridDim.x) {
     append_near(
-        scan, lane, near_rows<kWords, kQueries>(scan, shared, n_there, step, thread),
-        [&](unsigned bit) { return near_row<kWords, kQueries>(scan, shared, first, bit, step, thread); },
-        [&](const Near& near, unsigned n) { count_together(scan, shared, first, near, n); });
+        scan, first, lane, near_rows<kWords, kQueries>(scan, shared, n_there, step, thread),
+        [&](unsigned bit) { return near_row<kWords, kQueries>(scan, shared, bit, step, thread); },
+        [&](unsigned counter, unsigned n) { add_together(&shared.counters[counter], n); });
   }
   __syncthreads();
   flush_counters(thread, shared, n_there, scan.n_distances, scan.histogram + uint64_t{first} * scan.n_distances);

@@ -105,11 +105,11 @@ class EmulatedDevice : public Device {
             for (unsigned lane = 0; lane < 32; ++lane)
               near[lane] = near_rows<kWords, kQueries>(scan, shared, n_there, step, 32 * warp + lane);
             append_warp(
-                scan, near,
+                scan, first, near,
                 [&](unsigned lane, unsigned bit) {
-                  return near_row<kWords, kQueries>(scan, shared, first, bit, step, 32 * warp + lane);
+                  return near_row<kWords, kQueries>(scan, shared, bit, step, 32 * warp + lane);
                 },
-                [&](const Near& found, unsigned n_hits) { count_together(scan, shared, first, found, n_hits); });
+                [&](unsigned counter, unsigned n_hits) { add_together(&shared.counters[counter], n_hits); });
           }
         each_thread(kThreads, [&](unsigned thread) {
           flush_counters(thread, shared, n_there, scan.n_distances,
@@ -125,6 +125,7 @@ class EmulatedDevice : public Device {
     const uint64_t n = n_warp_steps<kRowTiles>(scan.codes.n_rows),
                    n_y = std::min<uint64_t>((n + kWarps - 1) / kWarps, n_blocks_);
     each_block(n_y, scan.n_queries, kMmaQueries * kQueryTiles, [&](uint64_t y, unsigned first, unsigned) {
+      uint64_t* const counters = scan.histogram + uint64_t{first} * scan.n_distances;
       const auto queries = std::make_unique<QueryFragment[]>(n_k * kQueryTiles * 32);
       std::memset(static_cast<void*>(queries.get()), 0xA5, n_k * kQueryTiles * 32 * sizeof(QueryFragment));
       each_thread(kThreads, [&](unsigned thread) { load_queries<kQueryTiles>(thread, scan, first, queries.get()); });
@@ -153,11 +154,11 @@ class EmulatedDevice : public Device {
           uint64_t near[32];
           for (unsigned lane = 0; lane < 32; ++lane) near[lane] = near_pairs(sums[lane]);
           append_warp(
-              scan, near,
+              scan, first, near,
               [&](unsigned lane, unsigned bit) {
                 return near_pair<kQueryTiles, kRowTiles>(scan, first, bit, step, lane);
               },
-              [&](const Near& found, unsigned n_hits) { count_together(scan, found, n_hits); });
+              [&](unsigned counter, unsigned n_hits) { add_together(&counters[counter], uint64_t{n_hits}); });
         }
     });
   }
@@ -273,7 +274,7 @@ class EmulatedDevice : public Device {
 
   // Lanes with something left go on together, all of them or, shuffled, as many as the scheduler likes.
   template <class Look, class CountHits>
-  void append_warp(const Scan& scan, uint64_t (&near)[32], Look look, CountHits count_hits) {
+  void append_warp(const Scan& scan, unsigned first_query, uint64_t (&near)[32], Look look, CountHits count_hits) {
     for (;;) {
       uint32_t active = 0, left = 0;
       for (unsigned lane = 0; lane < 32; ++lane)
@@ -294,13 +295,13 @@ class EmulatedDevice : public Device {
         const unsigned leader = lowest_set_bit(wanted);
         uint32_t lanes = 0;
         for (unsigned lane = leader; lane < 32; ++lane)
-          if ((wanted >> lane & 1u) && found[lane].query == found[leader].query &&
-              hit_distance(found[lane].hit) == hit_distance(found[leader].hit))
+          if ((wanted >> lane & 1u) && counter_of(scan, found[lane]) == counter_of(scan, found[leader]))
             lanes |= 1u << lane;
-        count_hits(found[leader], n_set_bits(lanes));
-        const uint64_t place = reserve(scan, found[leader], n_set_bits(lanes));
+        count_hits(counter_of(scan, found[leader]), n_set_bits(lanes));
+        const uint64_t place = reserve(scan, first_query, found[leader], n_set_bits(lanes));
         for (unsigned lane = leader; lane < 32; ++lane)
-          if (lanes >> lane & 1u) append(scan, found[lane], place + rank_among(lanes, lane));
+          if (lanes >> lane & 1u)
+            append(scan, first_query + found[lane].query, place + rank_among(lanes, lane), found[lane].hit);
         wanted &= ~lanes;
       }
     }

@@ -201,7 +201,7 @@ int main() {
   // Passes of the tensor cores: full ones, and one query more.
   for (const unsigned n_bits : {20u, 64u, 128u, 200u, 520u})
     for (const uint64_t n_queries : {16, 17, 64, 130}) {
-      cases.push_back({700, n_queries, 1 + seed % 40, n_bits, 0.3, seed % 2 == 0 ? 1 : 0.5, seed, false});
+      cases.push_back({2000, n_queries, 1 + seed % 40, n_bits, 0.3, seed % 2 == 0 ? 1 : 0.5, seed, false});
       ++seed;
     }
   for (const Case& given : cases)
