@@ -77,7 +77,7 @@ def torch_search(codes: torch.Tensor, query: torch.Tensor, k: int) -> torch.Tens
 
 
 def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, kernel: str = "") -> float:
-    """Seconds of our search, by the kernel it chooses or a named one. Exits where its first answers are not the truth."""
+    """Seconds of our search, by a named kernel or the one it chooses. Exits where its first answers are not true."""
     os.environ["ATHSEARCH_GPU_KERNEL"] = kernel
     index = GpuIndex(codes)
     found = index.search(queries, k, count_ties=True)

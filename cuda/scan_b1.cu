@@ -1,16 +1,14 @@
-// Rows within a limit of a query for batches of queries, on binary tensor cores: m16n8k256 with AND and population
-// count.
+// Rows within a limit of a query for batches of queries, on binary tensor cores: m16n8k256, AND and population count.
 //
 // It runs on sm_80 and later; from sm_100 on the compiler emulates the product by bytes, so that population counts are
 // chosen there. Never run on a GPU, and nothing here was measured. By arithmetic:
-//   a product (BMMA) is 128 pairs and 128 bits of their codes. A warp's step over 64 queries and 32 rows has 16 of them
-//   a
-//     k-step; nvcc 13.0 makes 126 instructions of it for sm_90a and 67 more of each further k-step. 31 are the LOP3
+//   a product (BMMA) is 128 pairs and 128 bits of their codes. A warp's step over 64 queries and 32 rows has 16 of
+//     a k-step; nvcc 13.0 makes 126 instructions of it for sm_90a and 67 more of each further k-step. 31 are the LOP3
 //     that join the signs of 2,048 sums; the others read, complement and find addresses.
 //   at four instructions a clock that is 65 pairs a clock and multiprocessor up to 128 bits, 42 up to 256 and 25 up to
 //     512: 132 x 1.83 GHz x 65 = 1.6e13 pairs a second on an H100 or H200, where population counts end at 1.9e12 for 64
-//     bits and 2.4e11 for 512. NVIDIA states no rate of BMMA for these: it must be 0.5 products a clock
-//     and multiprocessor for that, and 0.8 for 512 bits.
+//     bits and 2.4e11 for 512. NVIDIA states no rate of BMMA for these: it must be 0.5 products a clock and
+//     multiprocessor for that, and 0.8 for 512 bits.
 //   memory: a pass of 64 queries reads each code once, 8 bytes a word; passes side by side share them in the L2 cache.
 //     Up to 16 queries are a pass that reads 64 rows a warp and step.
 // A step with a near pair costs a funnel shift for each of a lane's sums besides what the popcount scan does with them;
