@@ -26,7 +26,8 @@ namespace {
 extern __shared__ QueryFragment shared_queries[];
 
 __device__ __forceinline__ void mma_b1_and_popc(Sums& sums, const QueryFragment& queries, const RowFragment& rows) {
-  asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+r"(sums.of[0]), "+r"(sums.of[1]), "+r"(sums.of[2]), "+r"(sums.of[3])
       : "r"(queries.bits[0]), "r"(queries.bits[1]), "r"(queries.bits[2]), "r"(queries.bits[3]), "r"(rows.bits[0]),

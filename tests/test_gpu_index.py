@@ -140,8 +140,18 @@ def test_the_module_is_there_without_a_driver() -> None:
 @needs_gpu
 def test_answers_are_the_flat_ones(kernel: str, bits: int, n_codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
-    for n_queries, flip in ((1, 0.0), (3, 0.5), (20, 0.02), (70, 0.2)):
+    for n_queries, flip in ((1, 0.0), (3, 0.5), (20, 0.02)):
         assert_answers_are_the_flat_ones(bits, n_codes, n_queries, flip)
+
+
+@pytest.mark.parametrize("n_queries", [4, 16, 17, 64, 130])
+@pytest.mark.parametrize("kernel", ["b1", "popcount"])
+@needs_gpu
+def test_full_passes_and_one_query_more_are_answered(
+    kernel: str, n_queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
+    assert_answers_are_the_flat_ones(128, 4097, n_queries, 0.2)
 
 
 @pytest.mark.parametrize("kernel", ["b1", "popcount"])
