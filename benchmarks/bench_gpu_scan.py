@@ -2,13 +2,15 @@
 
 Needs a GPU with 20 GB of free memory, 24 GB of main memory, athsearch with its CUDA module, and torch. Times are of
 whole searches, from codes and queries in main memory (the database was uploaded before) to answers there: medians.
-The share of the bandwidth is that of what copying on the GPU reads and writes, measured in the same run.
+The share of the bandwidth is that of what copying on the GPU reads and writes, measured in the same run. Batches are
+also searched by each kernel alone: on the tensor cores (b1), and by population counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -38,6 +40,7 @@ CASES = (  # codes, bits, queries, k
 )
 TORCH_ROWS = 1 << 24  # torch writes distances: so many rows at once
 NUMPY_ROWS = 10**7
+KERNELS = ("b1", "popcount")
 CHECKED = 2  # queries of each case that the CPU answers too
 
 
@@ -73,8 +76,9 @@ def torch_search(codes: torch.Tensor, query: torch.Tensor, k: int) -> torch.Tens
     return best
 
 
-def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors) -> float:
-    """Seconds of our search. Exits where its first answers are not the truth."""
+def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, kernel: str = "") -> float:
+    """Seconds of our search, by a named kernel or the one it chooses. Exits where its first answers are not true."""
+    os.environ["ATHSEARCH_GPU_KERNEL"] = kernel
     index = GpuIndex(codes)
     found = index.search(queries, k, count_ties=True)
     n_hits = int(truth.offsets[-1])
@@ -84,7 +88,7 @@ def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors) -> fl
         and np.array_equal(np.asarray(found.ties)[: len(truth)], np.asarray(truth.ties))
     )
     if not is_equal:
-        raise SystemExit(f"{len(codes):,} codes of {codes.bits} bits: the GPU's answers are not the CPU's")
+        raise SystemExit(f"{len(codes):,} codes of {codes.bits} bits {kernel}: the GPU's answers are not the CPU's")
     return seconds_of(lambda: index.search(queries, k))
 
 
@@ -110,6 +114,7 @@ def measure(codes: Codes, n_queries: int, k: int, bandwidth: float) -> dict[str,
     queries = Codes(np.random.default_rng(2).integers(0, 2**64, (n_queries, codes.n_words), np.uint64), codes.bits)
     truth = FlatIndex(codes).search(queries[:CHECKED], k, count_ties=True)
     ours = time_athsearch(codes, queries, k, truth)
+    by = {name: time_athsearch(codes, queries, k, truth, name) for name in KERNELS if n_queries > 1}
     of_torch = time_torch(codes, queries, k, truth)
     torch.cuda.empty_cache()
     return {
@@ -117,7 +122,9 @@ def measure(codes: Codes, n_queries: int, k: int, bandwidth: float) -> dict[str,
         "seconds": {
             **{"athsearch": ours, "torch_a_query": of_torch, "numpy_a_query": time_numpy(codes, queries, k)},
             "faiss_gpu": time_faiss(codes, queries, k),
+            **{f"athsearch_{name}": seconds for name, seconds in by.items()},
         },
+        "b1_times_popcount": by["popcount"] / by["b1"] if by else None,
         "pairs_per_s": n_queries * len(codes) / ours,
         "share_of_copy_bandwidth": codes.words.nbytes / ours / bandwidth if n_queries == 1 else None,
         "times_torch": of_torch * n_queries / ours,

@@ -1,7 +1,8 @@
 """What the compiler made of the CUDA kernels, for every GPU they are built for: no GPU is needed.
 
 Compiles each file of cuda/ and writes registers and instructions of each kernel into docs/cuda.md. Exits 1 where a
-kernel spills, has a stack, or its machine code touches local memory. Needs nvcc, cuobjdump and nvdisasm, all of the
+kernel spills, has a stack, or its machine code touches local memory, or lacks the tensor cores' instruction it is
+written for. Needs nvcc, cuobjdump and nvdisasm, all of the
 CUDA toolkit.
 """
 
@@ -20,12 +21,14 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cuda.md"
 BEGIN, END = "<!-- kernels: make cuda-report -->", "<!-- end -->"
 COUNTED = ("POPC", "LOP3", "LDG", "LDS", "ATOM", "RED")
-NAMES = "scan|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
+NEEDED = {("scan_b1", "sm_80"): "BMMA", ("scan_b1", "sm_90a"): "BMMA"}  # later GPUs emulate it
+LETTERS = {"scan_b1": "MN"}  # of a kernel's numbers; by default WQ, and x after a type
+NAMES = "scan|scan_b1|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
 TYPES = {"Float16": "half", "BFloat16": "bfloat16", "f": "float", "d": "double"}
 
 
 class Kernel(NamedTuple):
-    """One kernel for one GPU. stack and spills: bytes; local: instructions that touch local memory."""
+    """One kernel for one GPU. stack and spills: bytes; local: instructions that touch local memory; names: of any."""
 
     registers: int
     stack: int
@@ -33,19 +36,21 @@ class Kernel(NamedTuple):
     instructions: int
     local: int
     counted: tuple[int, ...]
+    names: frozenset[str]
 
 
 def readable(symbol: str) -> str:
     """scan W1 Q8 of a mangled name with template parameters 1 and 8; W0 stands for every other number of words.
 
-    hash_pack half x8 of one with a type and 8: channels read at once, or images a warp.
+    hash_pack half x8 of one with a type and 8: channels read at once, or images a warp. scan_b1 M4 N4: tiles of 16
+    queries and of 8 rows.
     """
     name = re.search(rf"\d({NAMES})_kernel(?:I(?:NS\d_\d+(B?Float16)E|([fd])))?", symbol)
     if name is None:
         raise SystemExit(f"unknown kernel {symbol}")
     numbers = re.findall(r"[A-Za-z]Lj(\d+)", symbol)
     of_type = name[2] or name[3]
-    letters = ("x",) if of_type else ("W", "Q")
+    letters = "x" if of_type else LETTERS.get(name[1], "WQ")
     parts = [name[1], *([TYPES[of_type]] if of_type else [])]
     return " ".join(parts + [letter + number for letter, number in zip(letters, numbers, strict=False)])
 
@@ -72,7 +77,8 @@ def compile_file(path: Path, arch: str, nvcc: str, cuobjdump: str, folder: Path)
         counted = tuple(sum(name.startswith(operation) for name in operations) for operation in COUNTED)
         local = sum(name in ("LDL", "STL") for name in operations)
         kernels[readable(symbol)] = Kernel(
-            int(registers), int(stack), int(stores) + int(loads), len(operations), local, counted
+            *(int(registers), int(stack), int(stores) + int(loads), len(operations), local, counted),
+            frozenset(operations),
         )
     if not kernels:
         raise SystemExit(f"{path}: nvcc told of no kernel for {arch}")
@@ -119,6 +125,15 @@ def main() -> None:
     ]
     if bad:
         sys.exit("kernels must not use local memory:\n" + "\n".join(bad))
+    lacking = [
+        f"{name} for {arch}: no {operation}"
+        for (kernel_name, arch), operation in NEEDED.items()
+        if arch in counted
+        for name, by_arch in found.items()
+        if name.split()[0] == kernel_name and operation not in by_arch[arch].names
+    ]
+    if lacking:
+        sys.exit("kernels lack the instruction they are for:\n" + "\n".join(lacking))
     print(f"{len(found)} kernels for {', '.join(counted)}: no spills, no stack, no local memory", file=sys.stderr)
 
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../csrc/gil.h"
+#include "../csrc/registry.h"
 #include "cuda_device.h"
 #include "database.h"
 #include "failure.h"
@@ -124,6 +125,8 @@ PYBIND11_MODULE(_cuda, module) {
       if (pending) std::rethrow_exception(pending);
     } catch (const athsearch::cuda::CudaFailure& error) {
       py::set_error(py::module_::import("athsearch.errors").attr("CudaError"), error.what());
+    } catch (const athsearch::KernelUnavailable& error) {
+      py::set_error(py::module_::import("athsearch.errors").attr("KernelUnavailable"), error.what());
     }
   });
   module.def("devices", &devices, "(facts of each GPU, why there is none or \"\").");

@@ -29,6 +29,18 @@ ATH_BOTH uint64_t word_place(uint64_t row, unsigned word, unsigned n_words) {
   return (row / kTileRows * n_words + word) * kTileRows + row % kTileRows;
 }
 
+// The words at an even place and after it.
+ATH_BOTH void read_pair(const uint64_t* pair, uint64_t& first, uint64_t& second) {
+#ifdef __CUDA_ARCH__
+  const ulonglong2 both = __ldg(reinterpret_cast<const ulonglong2*>(pair));
+  first = both.x;
+  second = both.y;
+#else
+  first = pair[0];
+  second = pair[1];
+#endif
+}
+
 // Word i of an array of rows, row-major, to its place.
 ATH_BOTH void arrange_word(const uint64_t* rows, uint64_t i, unsigned n_words, uint64_t first_row, uint64_t* words) {
   words[word_place(first_row + i / n_words, static_cast<unsigned>(i % n_words), n_words)] = rows[i];

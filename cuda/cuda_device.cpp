@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
+#include "../csrc/registry.h"
 #include "current.h"
 #include "failure.h"
 
@@ -104,7 +106,19 @@ void CudaDevice::count(const Count& count) {
 
 void CudaDevice::scan(const Scan& scan) {
   const Current current(number_);
-  launch_scan(scan, stream_);
+  (scan.is_by_b1 ? launch_scan_b1 : launch_scan_popcount)(scan, stream_);
+}
+
+// Compute capabilities 8 and 9 multiply bits; later ones emulate it, slowly. ATHSEARCH_GPU_KERNEL forces a kernel.
+unsigned CudaDevice::least_b1_queries() {
+  const char* const forced = std::getenv("ATHSEARCH_GPU_KERNEL");
+  const std::string name = forced == nullptr ? "" : forced;
+  if (name == "b1") return 1;
+  if (name == "popcount") return kNever;
+  if (!name.empty()) throw KernelUnavailable("kernel '" + name + "' is unknown on GPUs; available: b1, popcount");
+  int major = 0;
+  ATH_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number_));
+  return major == 8 || major == 9 ? kLeastB1Queries : kNever;
 }
 
 void CudaDevice::sort(const Sort& sort, size_t n_queries) {

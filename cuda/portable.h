@@ -41,6 +41,14 @@ ATH_BOTH unsigned lowest_set_bit(uint32_t word) {
 #endif
 }
 
+ATH_BOTH unsigned lowest_set_bit(uint64_t word) {
+#ifdef __CUDA_ARCH__
+  return static_cast<unsigned>(__ffsll(static_cast<long long>(word))) - 1;
+#else
+  return static_cast<unsigned>(__builtin_ctzll(word));
+#endif
+}
+
 // Adds where several threads of a block, or of the grid, may add at once; returns what was there before.
 ATH_BOTH uint64_t add_together(uint64_t* sum, uint64_t value) {
 #ifdef __CUDA_ARCH__

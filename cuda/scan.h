@@ -14,6 +14,9 @@ constexpr unsigned kQueriesAPass = 8;  // where there are several, and codes are
 // Few queries are faster one by one, each at the speed of the memory; longer codes always go one by one.
 inline bool is_batch(unsigned n_queries, unsigned n_words) { return n_queries > 3 && n_words <= kMostUnrolledWords; }
 
+// By arithmetic (scan_b1.cu) the tensor cores are ahead as soon as a query no longer goes by itself.
+constexpr unsigned kLeastB1Queries = 4, kNever = ~0u;
+
 constexpr uint64_t kAnyRow = (uint64_t{1} << kRowBits) - 1;
 
 // The last hit at a distance, as a limit: distances are integers and rows are part of the order, so that there are no
@@ -31,6 +34,7 @@ struct Scan {
   Hit* candidates;       // [n_queries, capacity]: wanted hits in any order; those that find room
   uint64_t* n_appended;  // [n_queries]: wanted hits, with room or without
   uint64_t capacity;
+  bool is_by_b1;  // on the tensor cores
 };
 
 // Counts hits from `firsts` on in bins of 2^shift: by distance, or, at one distance, by ranges of rows.
@@ -88,17 +92,9 @@ ATH_BOTH void compare(const Codes& codes, const uint64_t* queries, uint64_t step
   for (unsigned word = 0; word < n_words; ++word) {
     uint64_t words[kSlots];
     ATH_UNROLL
-    for (unsigned slot = 0; slot < kSlots; slot += 2) {
-      const uint64_t* pair = codes.words + word_place(row_of(step, slot, kSlots, thread), word, n_words);
-#ifdef __CUDA_ARCH__
-      const ulonglong2 both = __ldg(reinterpret_cast<const ulonglong2*>(pair));
-      words[slot] = both.x;
-      words[slot + 1] = both.y;
-#else
-      words[slot] = pair[0];
-      words[slot + 1] = pair[1];
-#endif
-    }
+    for (unsigned slot = 0; slot < kSlots; slot += 2)
+      read_pair(codes.words + word_place(row_of(step, slot, kSlots, thread), word, n_words), words[slot],
+                words[slot + 1]);
     ATH_UNROLL
     for (unsigned q = 0; q < kQueries; ++q) {
       const uint64_t of_query = queries[q * n_words + word];
@@ -140,31 +136,40 @@ ATH_BOTH uint32_t near_rows(const Scan& scan, const Shared& shared, unsigned n_t
   return near;
 }
 
-// One of a thread's near rows, looked at once more.
+// A near row, looked at once more.
 struct Near {
   unsigned query;  // of the pass
   Hit hit;
   bool is_wanted;  // the row is allowed and the hit within the limit
 };
 
-// Phase 2, rare part: the near row of a bit. Its words are read again, which the caches still have; to keep all
-// distances for so few would take registers from everyone.
-ATH_BOTH Near near_row(const Scan& scan, const Shared& shared, unsigned bit, unsigned n_of_pass, unsigned n_slots,
-                       uint64_t step, unsigned thread) {
-  const unsigned query = bit % n_of_pass, slot = bit / n_of_pass, n_words = scan.codes.n_words;
-  const uint64_t row = row_of(step, slot, n_slots, thread);
+// A row's words are read again, which the caches still have; to keep all distances for so few would take registers from
+// everyone.
+ATH_BOTH unsigned distance_of(const Codes& codes, uint64_t row, const uint64_t* query) {
   unsigned distance = 0;
-  for (unsigned word = 0; word < n_words; ++word)
-    distance += n_set_bits(scan.codes.words[word_place(row, word, n_words)] ^ shared.queries[query * n_words + word]);
-  const Hit hit = make_hit(distance, row);
-  const bool is_allowed = allowed_slots(scan.codes, scan.mask, step, n_slots, thread) >> slot & 1u;
+  for (unsigned word = 0; word < codes.n_words; ++word)
+    distance += n_set_bits(codes.words[word_place(row, word, codes.n_words)] ^ query[word]);
+  return distance;
+}
+
+// Phase 2, rare part: the near row of a bit.
+template <unsigned kWords, unsigned kQueries>
+ATH_BOTH Near near_row(const Scan& scan, const Shared& shared, unsigned bit, uint64_t step, unsigned thread) {
+  constexpr unsigned kSlots = rows_a_step(kWords, kQueries);
+  const unsigned query = bit % kQueries, slot = bit / kQueries;
+  const uint64_t row = row_of(step, slot, kSlots, thread);
+  const Hit hit = make_hit(distance_of(scan.codes, row, shared.queries + query * scan.codes.n_words), row);
+  const bool is_allowed = allowed_slots(scan.codes, scan.mask, step, kSlots, thread) >> slot & 1u;
   return {query, hit, is_allowed && hit <= shared.hits[query]};
 }
 
-// Threads of a warp that found hits of one query and distance at the same time append them together: the first of
-// them counts them and gets the place of the first, the others follow in the order of their lanes.
-ATH_BOTH uint64_t reserve(const Scan& scan, const Shared& shared, unsigned first_query, const Near& near, unsigned n) {
-  add_together(&shared.counters[near.query * scan.n_distances + hit_distance(near.hit)], n);
+// Threads of a warp that found hits of one counter, that is, of one query and distance, at the same time append them
+// together: the first of them counts them and gets the place of the first, the others follow in the order of their
+// lanes. first_query: of the pass.
+ATH_BOTH unsigned counter_of(const Scan& scan, const Near& near) {
+  return near.query * scan.n_distances + static_cast<unsigned>(hit_distance(near.hit));
+}
+ATH_BOTH uint64_t reserve(const Scan& scan, unsigned first_query, const Near& near, unsigned n) {
   return add_together(&scan.n_appended[first_query + near.query], uint64_t{n});
 }
 ATH_BOTH unsigned rank_among(uint32_t lanes, unsigned lane) { return n_set_bits(lanes & ((1u << lane) - 1)); }

@@ -10,6 +10,7 @@
 //     allow.
 // Cost of a pair: 2 LOP3, 2 POPC and 2 IADD a word, one comparison, one predicated LOP3; a pass of 8 queries reads each
 // code once. Limits: 8 queries a pass up to 512 bits, one beyond; fewer than 2^48 rows.
+#include "append.h"
 #include "grid.h"
 #include "launches.h"
 
@@ -30,18 +31,10 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(const Scan scan) {
             shared);
   __syncthreads();
   for (uint64_t step = blockIdx.x; step < n_steps(scan.codes.n_rows, kSlots); step += gridDim.x) {
-    uint32_t near = near_rows<kWords, kQueries>(scan, shared, n_there, step, thread);
-    while (near != 0) {
-      const Near found = near_row(scan, shared, lowest_set_bit(near), kQueries, kSlots, step, thread);
-      near &= near - 1;
-      if (!found.is_wanted) continue;
-      const auto key = found.query * scan.n_distances + static_cast<unsigned>(hit_distance(found.hit));
-      const uint32_t lanes = __match_any_sync(__activemask(), key);
-      const unsigned leader = lowest_set_bit(lanes);
-      uint64_t place = lane == leader ? reserve(scan, shared, first, found, n_set_bits(lanes)) : 0;
-      place = __shfl_sync(lanes, static_cast<unsigned long long>(place), static_cast<int>(leader));
-      append(scan, first + found.query, place + rank_among(lanes, lane), found.hit);
-    }
+    append_near(
+        scan, first, lane, near_rows<kWords, kQueries>(scan, shared, n_there, step, thread),
+        [&](unsigned bit) { return near_row<kWords, kQueries>(scan, shared, bit, step, thread); },
+        [&](unsigned counter, unsigned n) { add_together(&shared.counters[counter], n); });
   }
   __syncthreads();
   flush_counters(thread, shared, n_there, scan.n_distances, scan.histogram + uint64_t{first} * scan.n_distances);
@@ -67,7 +60,7 @@ constexpr Launch kBatchLaunches[kMostUnrolledWords] = {launch<1, kMany>, launch<
 
 }  // namespace
 
-void launch_scan(const Scan& scan, Stream stream) {
+void launch_scan_popcount(const Scan& scan, Stream stream) {
   const unsigned n_words = scan.codes.n_words;
   if (is_batch(scan.n_queries, n_words))
     kBatchLaunches[n_words - 1](scan, stream);

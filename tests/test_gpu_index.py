@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from athsearch.codes import Codes
-from athsearch.errors import CudaError, DeviceError
+from athsearch.errors import CudaError, DeviceError, KernelUnavailable
 from athsearch.index import FlatIndex, GpuIndex, gpu, open_index
 from athsearch.types import Mask, Neighbors, Words
 
@@ -136,10 +136,36 @@ def test_the_module_is_there_without_a_driver() -> None:
 
 @pytest.mark.parametrize("n_codes", [1, 511, 4097, 200_000])
 @pytest.mark.parametrize("bits", [7, 36, 64, 65, 192, 256, 320, 384, 448, 512, 520])
+@pytest.mark.parametrize("kernel", ["b1", "popcount"])
 @needs_gpu
-def test_answers_are_the_flat_ones(bits: int, n_codes: int) -> None:
+def test_answers_are_the_flat_ones(kernel: str, bits: int, n_codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
     for n_queries, flip in ((1, 0.0), (3, 0.5), (20, 0.02)):
         assert_answers_are_the_flat_ones(bits, n_codes, n_queries, flip)
+
+
+@pytest.mark.parametrize("n_queries", [4, 16, 17, 64, 130])
+@pytest.mark.parametrize("kernel", ["b1", "popcount"])
+@needs_gpu
+def test_full_passes_and_one_query_more_are_answered(
+    kernel: str, n_queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
+    assert_answers_are_the_flat_ones(128, 4097, n_queries, 0.2)
+
+
+@pytest.mark.parametrize("kernel", ["b1", "popcount"])
+@needs_gpu
+def test_the_longest_codes_are_found(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
+    assert_answers_are_the_flat_ones(4096, 3000, 20, 0.3)
+
+
+@needs_gpu
+def test_an_unknown_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", "sse9")
+    with pytest.raises(KernelUnavailable, match="'sse9' is unknown on GPUs; available: b1, popcount"):
+        GpuIndex(random_codes(9, 64, 1, 0.5))
 
 
 @needs_gpu

@@ -15,7 +15,7 @@ AthsearchError
 │   └── ArchiveLocked       another process is writing
 ├── FaissFileError          a file of a FAISS index is damaged, or of a kind that holds no codes
 └── DeviceError
-    ├── KernelUnavailable   a forced kernel is unknown or this CPU cannot run it
+    ├── KernelUnavailable   a forced kernel is unknown or this machine cannot run it
     └── CudaError
 
 Wrong dtypes, shapes and ranges are plain TypeError and ValueError.
@@ -93,7 +93,7 @@ class DeviceError(AthsearchError):
 
 
 class KernelUnavailable(DeviceError):
-    """A forced kernel is unknown, or this CPU cannot run it."""
+    """A forced kernel is unknown, or this machine cannot run it."""
 
 
 class CudaError(DeviceError):

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../../cuda/device.h"
+#include "emulated_mma.h"
 
 namespace athsearch {
 namespace cuda {
@@ -24,7 +25,8 @@ class EmulatedDevice : public Device {
   EmulatedDevice(uint64_t seed, unsigned n_blocks, uint64_t n_bytes)
       : random_(seed), is_shuffled_(seed != 0), n_blocks_(n_blocks), n_free_(n_bytes) {}
 
-  uint64_t n_scans = 0, n_counts = 0;
+  uint64_t n_scans = 0, n_b1_scans = 0, n_counts = 0;
+  unsigned n_queries_for_b1 = kNever;
   size_t n_tile_bytes = 113 * 1024;  // as on an H100
 
   void* allocate(size_t n_bytes) override {
@@ -76,12 +78,20 @@ class EmulatedDevice : public Device {
     });
   }
 
+  unsigned least_b1_queries() override { return n_queries_for_b1; }
+
   void scan(const Scan& scan) override {
     ++n_scans;
+    if (!scan.is_by_b1) return scan_popcount(scan);
+    ++n_b1_scans;
+    scan.n_queries <= kMmaQueries ? scan_b1<1, 8>(scan) : scan_b1<4, 4>(scan);
+  }
+
+  void scan_popcount(const Scan& scan) {
     choose(scan.codes.n_words, scan.n_queries, [&](auto words, auto of_pass) {
       constexpr unsigned kWords = decltype(words)::value, kQueries = decltype(of_pass)::value;
-      constexpr unsigned kSlots = rows_a_step(kWords, kQueries);
-      const uint64_t n = n_steps(scan.codes.n_rows, kSlots), n_x = std::min<uint64_t>(n, n_blocks_);
+      const uint64_t n = n_steps(scan.codes.n_rows, rows_a_step(kWords, kQueries)),
+                     n_x = std::min<uint64_t>(n, n_blocks_);
       each_block(n_x, scan.n_queries, kQueries, [&](uint64_t x, unsigned first, unsigned n_there) {
         const Bytes bytes = shared_bytes(scan.codes.n_words, kQueries, scan.n_distances);
         const Shared shared(bytes.get(), scan.codes.n_words, kQueries);
@@ -91,16 +101,65 @@ class EmulatedDevice : public Device {
         });
         for (const unsigned warp : order(kThreads / 32))
           for (uint64_t step = x; step < n; step += n_x) {
-            uint32_t near[32];
+            uint64_t near[32];
             for (unsigned lane = 0; lane < 32; ++lane)
               near[lane] = near_rows<kWords, kQueries>(scan, shared, n_there, step, 32 * warp + lane);
-            append_warp<kQueries, kSlots>(scan, shared, first, step, warp, near);
+            append_warp(
+                scan, first, near,
+                [&](unsigned lane, unsigned bit) {
+                  return near_row<kWords, kQueries>(scan, shared, bit, step, 32 * warp + lane);
+                },
+                [&](unsigned counter, unsigned n_hits) { add_together(&shared.counters[counter], n_hits); });
           }
         each_thread(kThreads, [&](unsigned thread) {
           flush_counters(thread, shared, n_there, scan.n_distances,
                          scan.histogram + uint64_t{first} * scan.n_distances);
         });
       });
+    });
+  }
+
+  template <unsigned kQueryTiles, unsigned kRowTiles>
+  void scan_b1(const Scan& scan) {
+    const unsigned n_k = n_k_steps(scan.codes.n_words);
+    const uint64_t n = n_warp_steps<kRowTiles>(scan.codes.n_rows),
+                   n_y = std::min<uint64_t>((n + kWarps - 1) / kWarps, n_blocks_);
+    each_block(n_y, scan.n_queries, kMmaQueries * kQueryTiles, [&](uint64_t y, unsigned first, unsigned) {
+      uint64_t* const counters = scan.histogram + uint64_t{first} * scan.n_distances;
+      const auto queries = std::make_unique<QueryFragment[]>(n_k * kQueryTiles * 32);
+      std::memset(static_cast<void*>(queries.get()), 0xA5, n_k * kQueryTiles * 32 * sizeof(QueryFragment));
+      each_thread(kThreads, [&](unsigned thread) { load_queries<kQueryTiles>(thread, scan, first, queries.get()); });
+      for (const unsigned warp : order(kWarps))
+        for (uint64_t step = y * kWarps + warp; step < n; step += n_y * kWarps) {
+          Sums sums[32][kQueryTiles][kRowTiles];
+          for (unsigned lane = 0; lane < 32; ++lane)
+            for (unsigned tile = 0; tile < kQueryTiles; ++tile)
+              std::fill_n(sums[lane][tile], kRowTiles, first_sums(scan, first, tile, lane));
+          for (unsigned k = 0; k < n_k; ++k) {
+            uint64_t words[32][kRowTiles];
+            for (unsigned lane = 0; lane < 32; ++lane) load_rows(scan.codes, step, k, lane, words[lane]);
+            for (unsigned tile = 0; tile < kQueryTiles; ++tile)
+              for (unsigned rows = 0; rows < kRowTiles; ++rows) {
+                std::array<Sums*, 32> of_tile;
+                std::array<QueryFragment, 32> a;
+                std::array<RowFragment, 32> b;
+                for (unsigned lane = 0; lane < 32; ++lane) {
+                  of_tile[lane] = &sums[lane][tile][rows];
+                  a[lane] = queries[(k * kQueryTiles + tile) * 32 + lane];
+                  b[lane] = row_fragment(words[lane][rows], lane);
+                }
+                mma_b1_and_popc(of_tile, a, b);
+              }
+          }
+          uint64_t near[32];
+          for (unsigned lane = 0; lane < 32; ++lane) near[lane] = near_pairs(sums[lane]);
+          append_warp(
+              scan, first, near,
+              [&](unsigned lane, unsigned bit) {
+                return near_pair<kQueryTiles, kRowTiles>(scan, first, bit, step, lane);
+              },
+              [&](unsigned counter, unsigned n_hits) { add_together(&counters[counter], uint64_t{n_hits}); });
+        }
     });
   }
 
@@ -214,9 +273,8 @@ class EmulatedDevice : public Device {
   }
 
   // Lanes with something left go on together, all of them or, shuffled, as many as the scheduler likes.
-  template <unsigned kQueries, unsigned kSlots>
-  void append_warp(const Scan& scan, const Shared& shared, unsigned first, uint64_t step, unsigned warp,
-                   uint32_t (&near)[32]) {
+  template <class Look, class CountHits>
+  void append_warp(const Scan& scan, unsigned first_query, uint64_t (&near)[32], Look look, CountHits count_hits) {
     for (;;) {
       uint32_t active = 0, left = 0;
       for (unsigned lane = 0; lane < 32; ++lane)
@@ -229,7 +287,7 @@ class EmulatedDevice : public Device {
       uint32_t wanted = 0;
       for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(active >> lane & 1u)) continue;
-        found[lane] = near_row(scan, shared, lowest_set_bit(near[lane]), kQueries, kSlots, step, 32 * warp + lane);
+        found[lane] = look(lane, lowest_set_bit(near[lane]));
         near[lane] &= near[lane] - 1;
         if (found[lane].is_wanted) wanted |= 1u << lane;
       }
@@ -237,13 +295,13 @@ class EmulatedDevice : public Device {
         const unsigned leader = lowest_set_bit(wanted);
         uint32_t lanes = 0;
         for (unsigned lane = leader; lane < 32; ++lane)
-          if ((wanted >> lane & 1u) && found[lane].query == found[leader].query &&
-              hit_distance(found[lane].hit) == hit_distance(found[leader].hit))
+          if ((wanted >> lane & 1u) && counter_of(scan, found[lane]) == counter_of(scan, found[leader]))
             lanes |= 1u << lane;
-        const uint64_t place = reserve(scan, shared, first, found[leader], n_set_bits(lanes));
+        count_hits(counter_of(scan, found[leader]), n_set_bits(lanes));
+        const uint64_t place = reserve(scan, first_query, found[leader], n_set_bits(lanes));
         for (unsigned lane = leader; lane < 32; ++lane)
           if (lanes >> lane & 1u)
-            append(scan, first + found[lane].query, place + rank_among(lanes, lane), found[lane].hit);
+            append(scan, first_query + found[lane].query, place + rank_among(lanes, lane), found[lane].hit);
         wanted &= ~lanes;
       }
     }

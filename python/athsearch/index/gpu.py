@@ -54,7 +54,7 @@ class GpuIndex(CheckedIndex):
     for. device: the GPU's number. threads is checked and otherwise not used. One search at a time, others wait.
 
     Raises DeviceError without the CUDA module or that GPU, CudaError where the GPU's memory is short (it says by how
-    much) or the GPU fails.
+    much) or the GPU fails, KernelUnavailable when ATHSEARCH_GPU_KERNEL names none of its kernels (b1, popcount).
     """
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, device: int = 0) -> None:
