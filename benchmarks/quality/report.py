@@ -130,7 +130,7 @@ def lengths_table(lines: list[Line]) -> Iterator[str]:
     rows = (
         [name, method, *(summary(chosen(mine, bits=bits)) for bits in (16, 32, 48, 64))]
         for name in SETS
-        for method in ("ours", "paper", "OrthoHash")
+        for method in ("ours", "paper", "GreedyHash")
         if (mine := chosen(lines, set=name, method=method))
     )
     return table(["set", "macro P@10", "16 bits", "32", "48", "64"], rows)

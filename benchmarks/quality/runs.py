@@ -86,7 +86,7 @@ def lengths() -> Iterator[Run]:
     """Ours, the paper's recipe and the best of the others at four code lengths."""
     for seed in range(5):
         for bits in (32, 16, 48, 64):
-            for method in ("ours", "paper", "OrthoHash"):
+            for method in ("ours", "paper", "GreedyHash"):
                 for name in SETS:
                     yield Run(name, method, bits, seed)
 
