@@ -1,8 +1,8 @@
 """What the compiler made of the CUDA kernels, for every GPU they are built for: no GPU is needed.
 
 Compiles each file of cuda/ and writes registers and instructions of each kernel into docs/cuda.md. Exits 1 where a
-kernel spills, has a stack, or its machine code touches local memory. Needs nvcc, cuobjdump and nvdisasm, all of the
-CUDA toolkit.
+kernel spills, has a stack, or its machine code touches local memory, or lacks the tensor cores' instruction it is
+written for. Needs nvcc, cuobjdump and nvdisasm, all of the CUDA toolkit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cuda.md"
 BEGIN, END = "<!-- kernels: make cuda-report -->", "<!-- end -->"
 COUNTED = ("POPC", "LOP3", "LDG", "LDS", "ATOM", "RED")
+NEEDED = {("stage half", arch): "HMMA" for arch in ("sm_80", "sm_90a", "sm_100")}  # by kernels so named
 NAMES = "scan|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
 TYPES = {"Float16": "half", "BFloat16": "bfloat16", "f": "float", "d": "double"}
 
 
 class Kernel(NamedTuple):
-    """One kernel for one GPU. stack and spills: bytes; local: instructions that touch local memory."""
+    """One kernel for one GPU. stack and spills: bytes; local: instructions that touch local memory; names: of any."""
 
     registers: int
     stack: int
@@ -33,6 +34,7 @@ class Kernel(NamedTuple):
     instructions: int
     local: int
     counted: tuple[int, ...]
+    names: frozenset[str]
 
 
 def readable(symbol: str) -> str:
@@ -72,7 +74,8 @@ def compile_file(path: Path, arch: str, nvcc: str, cuobjdump: str, folder: Path)
         counted = tuple(sum(name.startswith(operation) for name in operations) for operation in COUNTED)
         local = sum(name in ("LDL", "STL") for name in operations)
         kernels[readable(symbol)] = Kernel(
-            int(registers), int(stack), int(stores) + int(loads), len(operations), local, counted
+            *(int(registers), int(stack), int(stores) + int(loads), len(operations), local, counted),
+            frozenset(operations),
         )
     if not kernels:
         raise SystemExit(f"{path}: nvcc told of no kernel for {arch}")
@@ -119,6 +122,13 @@ def main() -> None:
     ]
     if bad:
         sys.exit("kernels must not use local memory:\n" + "\n".join(bad))
+    lacking = []
+    for (kernel_name, arch), operation in NEEDED.items():
+        kernels = [by_arch for name, by_arch in found.items() if name.startswith(kernel_name)]
+        if arch in counted and not (kernels and all(operation in by_arch[arch].names for by_arch in kernels)):
+            lacking.append(f"{kernel_name} for {arch}: no {operation}")
+    if lacking:
+        sys.exit("kernels lack the instruction they are for:\n" + "\n".join(lacking))
     print(f"{len(found)} kernels for {', '.join(counted)}: no spills, no stack, no local memory", file=sys.stderr)
 
 
