@@ -3,10 +3,11 @@
     python benchmarks/bench_gpu_encode.py [--seconds 2]
 
 Needs a GPU with 8 GB of free memory, athsearch with its CUDA module, and torch. Contenders take turns on the same batch
-of squares (uint8): ours from the GPU's memory and from main memory, with codes packed; eager PyTorch in 32-bit floats
-(TF32 where its defaults say so), the same with images channels last, and torch.compile in 16-bit floats, each from
-squares in the GPU's memory to logits. Images a second from medians of CUDA events; ours from main memory by the clock.
-Our logits are compared with those of the CPU's network first. Writes results/gpu-encode.json.
+of squares (uint8): ours from the GPU's memory, in 32 and in 16-bit floats, and from main memory, with codes packed;
+eager PyTorch in 32-bit floats (TF32 where its defaults say so), the same with images channels last, and torch.compile
+in 16-bit floats, each from squares in the GPU's memory to logits. Images a second from medians of CUDA events; ours
+from main memory by the clock. Our logits are compared with those of the CPU's network first. Writes
+results/gpu-encode.json.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "gpu-encode.json"
 CASES = (("ath-s", 256, 36), ("ath-m", 96, 32), ("ath-l", 96, 32), ("ath-l", 256, 64))  # network, size, bits
 BATCHES = (1, 64, 1024)
 COMPARED = 8  # images
-TOLERANCE = 1e-4  # of the logits' spread, as in tests/test_gpu_encoder.py
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2}  # of the logits' spread, as in tests/test_gpu_encoder.py
 Run = Callable[[], Any]
 
 
@@ -70,10 +71,13 @@ def main() -> None:
         torch.manual_seed(0)
         network = NETWORKS[name](size, bits, 5).eval()
         description = ModelDescription(name, bits, tuple("abcde"), Preprocessing(size=size))
-        ours = build_with(partial(_cuda.Network, device=0), description, tensors_of(network))
+        tensors = tensors_of(network)
+        ours = build_with(partial(_cuda.Network, device=0), description, tensors)
+        ours16 = build_with(partial(_cuda.Network, device=0, precision="float16"), description, tensors)
+        launches = {"float32": ours.n_launches(), "float16": ours16.n_launches()}
         for batch in BATCHES:
-            rates = measure(network, description, ours, batch, arguments.seconds)
-            case = {"network": name, "size": size, "bits": bits, "batch": batch, "launches": ours.n_launches()}
+            rates = measure(network, description, ours, ours16, batch, arguments.seconds)
+            case = {"network": name, "size": size, "bits": bits, "batch": batch, "launches": launches}
             results.append({**case, "images_per_s": rates})
             print(json.dumps(results[-1]), flush=True)
     gpus = find_gpus()
@@ -82,17 +86,26 @@ def main() -> None:
 
 
 def measure(
-    network: nn.Module, description: ModelDescription, ours: _cuda.Network, batch: int, seconds: float
+    network: nn.Module,
+    description: ModelDescription,
+    ours: _cuda.Network,
+    ours16: _cuda.Network,
+    batch: int,
+    seconds: float,
 ) -> dict[str, float]:
     """Images a second by contender: medians, all taking turns."""
     size, bits = description.preprocessing.size, description.bits
     squares = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
-    check(description, tensors_of(network), ours, squares[:COMPARED])
+    for one in (ours, ours16):
+        check(description, tensors_of(network), one, squares[:COMPARED])
     there = torch.from_numpy(squares).cuda()
     logits = torch.empty((batch, bits), device="cuda")
     words = torch.empty((batch, (bits + 63) // 64), dtype=torch.int64, device="cuda")
     addresses = (there.data_ptr(), batch, logits.data_ptr(), words.data_ptr())
-    contenders: dict[str, Run] = {"athsearch, from the GPU's memory": lambda: ours.encode_on_gpu(*addresses)}
+    contenders: dict[str, Run] = {
+        "athsearch, from the GPU's memory": lambda: ours.encode_on_gpu(*addresses),
+        "athsearch, 16 bits, from the GPU's memory": lambda: ours16.encode_on_gpu(*addresses),
+    }
     contenders |= dict(torch_ways(network, description.preprocessing, there))
     main_memory = "athsearch, from main memory"
     times: dict[str, list[float]] = {way: [] for way in [*contenders, main_memory]}
@@ -124,8 +137,9 @@ def check(description: ModelDescription, tensors: dict[str, Any], ours: _cuda.Ne
     """Exits where our logits are not those of the CPU."""
     expected = build(description, tensors).run(squares, 8)
     difference = float(np.abs(ours.run(squares) - expected).max() / np.sqrt(np.mean(expected**2)))
-    if not difference < TOLERANCE:
-        raise SystemExit(f"{description.network}: our logits differ from the CPU's by {difference} of their spread")
+    precision = ours.precision()
+    if not difference < TOLERANCES[precision]:
+        raise SystemExit(f"{description.network}: our {precision} logits are off by {difference} of their spread")
 
 
 def torch_ways(network: nn.Module, preprocessing: Preprocessing, squares: torch.Tensor) -> Iterator[tuple[str, Run]]:

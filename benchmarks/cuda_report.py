@@ -2,8 +2,7 @@
 
 Compiles each file of cuda/ and writes registers and instructions of each kernel into docs/cuda.md. Exits 1 where a
 kernel spills, has a stack, or its machine code touches local memory, or lacks the tensor cores' instruction it is
-written for. Needs nvcc, cuobjdump and nvdisasm, all of the
-CUDA toolkit.
+written for. Needs nvcc, cuobjdump and nvdisasm, all of the CUDA toolkit.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "cuda.md"
 BEGIN, END = "<!-- kernels: make cuda-report -->", "<!-- end -->"
 COUNTED = ("POPC", "LOP3", "LDG", "LDS", "ATOM", "RED")
-NEEDED = {("scan_b1", "sm_80"): "BMMA", ("scan_b1", "sm_90a"): "BMMA"}  # later GPUs emulate it
+NEEDED = {
+    **{("scan_b1", arch): "BMMA" for arch in ("sm_80", "sm_90a")},  # later GPUs emulate it
+    **{("stage half", arch): "HMMA" for arch in ("sm_80", "sm_90a", "sm_100")},
+}  # by kernels so named
 LETTERS = {"scan_b1": "MN"}  # of a kernel's numbers; by default WQ, and x after a type
 NAMES = "scan|scan_b1|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
 TYPES = {"Float16": "half", "BFloat16": "bfloat16", "f": "float", "d": "double"}
@@ -125,13 +127,11 @@ def main() -> None:
     ]
     if bad:
         sys.exit("kernels must not use local memory:\n" + "\n".join(bad))
-    lacking = [
-        f"{name} for {arch}: no {operation}"
-        for (kernel_name, arch), operation in NEEDED.items()
-        if arch in counted
-        for name, by_arch in found.items()
-        if name.split()[0] == kernel_name and operation not in by_arch[arch].names
-    ]
+    lacking = []
+    for (kernel_name, arch), operation in NEEDED.items():
+        kernels = [by_arch for name, by_arch in found.items() if name.startswith(kernel_name)]
+        if arch in counted and not (kernels and all(operation in by_arch[arch].names for by_arch in kernels)):
+            lacking.append(f"{kernel_name} for {arch}: no {operation}")
     if lacking:
         sys.exit("kernels lack the instruction they are for:\n" + "\n".join(lacking))
     print(f"{len(found)} kernels for {', '.join(counted)}: no spills, no stack, no local memory", file=sys.stderr)

@@ -92,6 +92,20 @@ ATH_BOTH void narrow(float wide, Float16& value) {
   value.bits = static_cast<uint16_t>(sign | bits);
 #endif
 }
+// Two of them in a word, the first in its lower half.
+ATH_BOTH uint32_t narrowed_pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  Float16 low, high;
+  narrow(first, low);
+  narrow(second, high);
+  return low.bits | uint32_t{high.bits} << 16;
+#endif
+}
+
 // Calls run with a value of the type, for its type.
 template <class Run>
 void with_type(Dtype dtype, Run run) {

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "groups.h"
+
 namespace athsearch {
 namespace cuda {
 
@@ -25,50 +27,64 @@ std::vector<float> with_fourth_channel(const std::vector<float>& weights, size_t
 
 }  // namespace
 
-Network::Network(Device& device, size_t size, std::vector<float> values, std::vector<size_t> order)
+Network::Network(Device& device, size_t size, std::vector<float> values, std::vector<size_t> order, Dtype wanted)
     : Description(size, std::move(values), std::move(order)),
       device_(device),
+      dtype_(wanted),
       table_(device),
-      weights_(device),
       last_weights_(device),
       last_bias_(device),
       logits_(device),
       codes_(device),
+      weights_(device),
       squares_(device) {}
 
 void Network::finish(size_t bits, std::vector<float> weights, std::vector<float> bias) {
   Description::finish(bits, std::move(weights), std::move(bias));
-  stages_ = plan_stages(*this, device_.n_shared_bytes_a_tile());
+  if (!has_float16_form(*this)) dtype_ = Dtype::kFloat32;
+  stages_ = plan_stages(*this, device_.n_shared_bytes_a_tile(), dtype_);
   table_.holding(values());
 
   // All weights in one piece, each step's first ones aligned to 16 bytes.
-  std::vector<float> all;
-  std::vector<size_t> begins, bias_begins;
-  const auto add = [&all](const std::vector<float>& more, std::vector<size_t>& into) {
-    all.resize((all.size() + 3) / 4 * 4);
+  std::vector<uint8_t> all;
+  std::vector<size_t> begins, bias_begins, group_begins;
+  const auto add = [&all](const auto& more, std::vector<size_t>& into) {
+    all.resize((all.size() + 15) / 16 * 16);
     into.push_back(all.size());
-    all.insert(all.end(), more.begin(), more.end());
+    const auto* bytes = reinterpret_cast<const uint8_t*>(more.data());
+    all.insert(all.end(), bytes, bytes + more.size() * sizeof more[0]);
   };
   for (const Step& step : steps()) {
-    const bool is_first = step.kind == Step::Kind::kConvolve && step.in == 0;
-    add(is_first ? with_fourth_channel(step.weights, step.bias.size()) : step.weights, begins);
+    const bool is_convolution = step.kind == Step::Kind::kConvolve;
+    if (is_convolution && dtype_ == Dtype::kFloat16)
+      add(fragments_of(*this, step), begins);
+    else if (is_convolution && step.in == 0)
+      add(with_fourth_channel(step.weights, step.bias.size()), begins);
+    else
+      add(step.weights, begins);
     add(step.bias, bias_begins);
   }
-  const float* uploaded = weights_.holding(all);
+  for (const StagePlan& plan : stages_)
+    for (const std::vector<uint32_t>& groups : plan.groups) add(groups, group_begins);
+  const uint8_t* uploaded = weights_.holding(all);
   planes_.resize(shapes().size());
+  size_t n_steps = 0;  // of the stages before
   n_bytes_an_image_ = 3 * size() * size() + bits * sizeof(float) + n_words() * sizeof(uint64_t);
   for (StagePlan& plan : stages_) {
     plan.stage.table = table_.data();
     for (size_t i = 0; i < 3; ++i) plan.stage.order[i] = static_cast<int>(order()[i]);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
+      plan.stage.steps[i].groups = reinterpret_cast<const uint32_t*>(uploaded + group_begins[n_steps++]);
       if (plan.steps[i] == kNone) continue;
-      plan.stage.steps[i].weights = uploaded + begins[plan.steps[i]];
-      plan.stage.steps[i].bias = uploaded + bias_begins[plan.steps[i]];
+      const uint8_t* weights = uploaded + begins[plan.steps[i]];
+      plan.stage.steps[i].weights = reinterpret_cast<const float*>(weights);
+      plan.stage.steps[i].fragments = reinterpret_cast<const FragmentB*>(weights);
+      plan.stage.steps[i].bias = reinterpret_cast<const float*>(uploaded + bias_begins[plan.steps[i]]);
     }
     for (const size_t number : plan.planes) {
       if (number == kNone || number == 0 || planes_[number]) continue;
-      planes_[number] = std::make_unique<Memory<float>>(device_);
-      n_bytes_an_image_ += floats_of(number) * sizeof(float);
+      planes_[number] = std::make_unique<Memory<uint8_t>>(device_);
+      n_bytes_an_image_ += bytes_of(number);
     }
   }
 
@@ -110,7 +126,7 @@ size_t Network::make_room(size_t n_images) {
   if (!is_finished_) throw std::invalid_argument("the network is not finished");
   const size_t n = std::min({std::max<size_t>(kMostWorkspace / n_bytes_an_image_, 1), most_images, n_images});
   for (size_t number = 0; number < planes_.size(); ++number)
-    if (planes_[number]) planes_[number]->of_size(n * floats_of(number));
+    if (planes_[number]) planes_[number]->of_size(n * bytes_of(number));
   return n;
 }
 
@@ -125,15 +141,16 @@ void Network::run_part(const uint8_t* squares, size_t n_images, float* logits, u
   }
   const Step& last = steps().back();
   const Shape& shape = shapes()[last.in];
-  device_.finish({planes_[last.in]->data(), static_cast<unsigned>(shape.height * shape.width),
-                  static_cast<unsigned>(shape.channels), last.kind == Step::Kind::kSummarise,
-                  static_cast<unsigned>(n_features()), last_weights_.data(), last_bias_.data(),
-                  static_cast<unsigned>(bits()), n_words(), logits, reinterpret_cast<uint32_t*>(codes),
-                  static_cast<unsigned>(n_images)});
+  device_.finish({reinterpret_cast<const float*>(planes_[last.in]->data()),
+                  static_cast<unsigned>(shape.height * shape.width), static_cast<unsigned>(shape.channels),
+                  last.kind == Step::Kind::kSummarise, static_cast<unsigned>(n_features()), last_weights_.data(),
+                  last_bias_.data(), static_cast<unsigned>(bits()), n_words(), logits,
+                  reinterpret_cast<uint32_t*>(codes), static_cast<unsigned>(n_images)});
 }
 
-size_t Network::floats_of(size_t plane) const {
-  return shapes()[plane].height * shapes()[plane].width * shapes()[plane].channels;
+size_t Network::bytes_of(size_t plane) const {
+  const bool is_narrow = dtype_ == Dtype::kFloat16 && plane != steps().back().in;
+  return shapes()[plane].height * shapes()[plane].width * shapes()[plane].channels * (is_narrow ? 2 : 4);
 }
 
 }  // namespace cuda

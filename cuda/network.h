@@ -15,11 +15,14 @@ namespace cuda {
 // wait.
 class Network : public Description {
  public:
-  Network(Device& device, size_t size, std::vector<float> values, std::vector<size_t> order);
+  // wanted: kFloat32, or kFloat16, which networks without that form (stages.h) do not take.
+  Network(Device& device, size_t size, std::vector<float> values, std::vector<size_t> order, Dtype wanted);
 
   // Throws std::invalid_argument where a step does not fit the GPU, OutOfMemory.
   void finish(size_t bits, std::vector<float> weights, std::vector<float> bias);
 
+  // What tiles and planes hold, once it is finished.
+  Dtype dtype() const { return dtype_; }
   unsigned n_words() const { return static_cast<unsigned>((bits() + 63) / 64); }
   size_t most_images = 4096;  // at once; fewer where their planes would need more than 512 MB
   // Launches for each part of a run.
@@ -36,14 +39,15 @@ class Network : public Description {
   // Makes room for as many of n_images as go at once, and returns how many these are.
   size_t make_room(size_t n_images);
   void run_part(const uint8_t* squares, size_t n_images, float* logits, uint64_t* codes);
-  size_t floats_of(size_t plane) const;
+  size_t bytes_of(size_t plane) const;
 
   Device& device_;
+  Dtype dtype_;
   std::vector<StagePlan> stages_;
-  Memory<float> table_, weights_, last_weights_, last_bias_, logits_;
+  Memory<float> table_, last_weights_, last_bias_, logits_;
   Memory<uint64_t> codes_;
-  Memory<uint8_t> squares_;
-  std::vector<std::unique_ptr<Memory<float>>> planes_;  // of the description; null for those that live in tiles only
+  Memory<uint8_t> weights_, squares_;
+  std::vector<std::unique_ptr<Memory<uint8_t>>> planes_;  // of the description; null for those that live in tiles only
   size_t n_bytes_an_image_ = 0;
   bool is_finished_ = false;
   std::mutex turn_;

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,10 +23,16 @@ struct OwnDevice {
   CudaDevice device;
 };
 
+inline Dtype dtype_of_precision(const std::string& precision) {
+  if (precision == "float32") return Dtype::kFloat32;
+  if (precision == "float16") return Dtype::kFloat16;
+  throw std::invalid_argument("precision must be float32 or float16, got " + precision);
+}
+
 class BoundNetwork : private OwnDevice, public Network {
  public:
-  BoundNetwork(size_t size, const Floats& values, std::vector<size_t> order, int number)
-      : OwnDevice(number), Network(device, size, to_vector(values), std::move(order)) {}
+  BoundNetwork(size_t size, const Floats& values, std::vector<size_t> order, int number, const std::string& precision)
+      : OwnDevice(number), Network(device, size, to_vector(values), std::move(order), dtype_of_precision(precision)) {}
 };
 
 inline pybind11::array_t<uint8_t, pybind11::array::c_style> checked_images(const Network& network,
@@ -64,8 +71,16 @@ inline void define_network(pybind11::module_& module) {
                                    "A hashing network on a GPU, built as _network.Network is; one run at a time.");
   define_steps(network);
   network
-      .def(py::init<size_t, const Floats&, std::vector<size_t>, int>(), py::arg("size"), py::arg("values"),
-           py::arg("order"), py::arg("device"))
+      .def(
+          py::init<size_t, const Floats&, std::vector<size_t>, int, const std::string&>(), py::arg("size"),
+          py::arg("values"), py::arg("order"), py::arg("device"), py::arg("precision") = "float32",
+          "precision: of activations between the input and the last plane; float32, or float16 on tensor cores, which "
+          "is experimental: with sums in 32 bits, and for networks whose first convolutions are 3 x 3 with a stride of "
+          "2. Others stay with float32.")
+      .def(
+          "precision",
+          [](const BoundNetwork& network) { return network.dtype() == Dtype::kFloat16 ? "float16" : "float32"; },
+          "What a finished network computes in.")
       .def("n_launches", &BoundNetwork::n_launches, "Kernel launches for each part of a run.")
       .def(
           "run", [](BoundNetwork& network, const py::array& images, unsigned) { return encode(network, images).first; },

@@ -9,8 +9,10 @@
 
 #ifdef __CUDACC__
 #define ATH_BOTH __host__ __device__ inline
+#define ATH_DEVICE __device__ inline  // what a warp does together: on a host only where one is emulated
 #else
 #define ATH_BOTH inline
+#define ATH_DEVICE inline
 #endif
 
 // Arrays whose every index is known when a loop is unrolled live in registers.

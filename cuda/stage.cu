@@ -2,16 +2,29 @@
 //
 // A block has a tile of one image in shared memory and walks through the stage's steps, a barrier after each; only what
 // a later stage reads is written to the GPU's memory. cuda/stages.cpp says which steps make a stage and how large its
-// tiles are.
+// tiles are. The kernel for 16-bit floats is experimental.
 //
-// The limit, by arithmetic from a GPU's stated rates; nothing here was measured: 32-bit multiply-adds, 128 a clock and
-// multiprocessor, 33.5e12 a second on an H100 or H200. ath-s at 256 px has 64e6 an image: 520,000 images a second;
-// ath-m at 96 px 28e6: 1,200,000; ath-l 49e6: 680,000. On top come the borders that neighbouring tiles both compute.
-// Cost: for 128 multiply-adds four 16-byte loads from shared memory, and eight of weights, which the lanes of a warp
-// mostly share, through the cache. Weights come once a block: where planes are small and channels many, that is most of
-// the traffic. Limits: 128 registers a thread, so that two blocks run at once; channels in eights.
+// The limits, by arithmetic from a GPU's stated rates; nothing here was measured.
+//
+// 32-bit floats: multiply-adds, 128 a clock and multiprocessor, 33.5e12 a second on an H100 or H200. ath-s at 256 px
+// has 64e6 an image: 520,000 images a second; ath-m at 96 px 28e6: 1,200,000; ath-l 49e6: 680,000. On top come the
+// borders that neighbouring tiles both compute. Cost: for 128 multiply-adds four 16-byte loads from shared memory, and
+// eight of weights, which the lanes of a warp mostly share, through the cache. Weights come once a block: where planes
+// are small and channels many, that is most of the traffic. Limits: 128 registers a thread, so that two blocks run at
+// once; channels in eights.
+//
+// 16-bit floats (mma.m16n8k16, PTX ISA; sm_80 and later): ath-s at 256 px is two stages. With 113 KiB a block, borders
+// and filling, an image takes 54,000 products of 2,048 multiply-adds, 1.7 times what the network has. Of one
+// multiprocessor that is 54,000 clocks of its tensor cores; 160,000 of its shared memory, 20 for eight products of 64
+// pixels by 16 channels (four ldmatrix of 512 bytes, 512 of weights); and 400,000 of its four schedulers: as counted in
+// the machine code for sm_90a, a warp takes about 26 instructions for those eight products, and some 500 for 64 pixels
+// by 16 channels to find their places and to add, round and store; with the other steps 1.6e6. So instructions are the
+// limit: 600,000 images a second on 132 multiprocessors at 1.83 GHz. Nearer to shared memory's 1,500,000 would come a
+// kernel that knows its planes' sizes when it is compiled, and streams rows instead of recomputing borders. Limits:
+// values up to 65,504; 16 pixels of an image at least, and eight channels out, are always computed.
 #include <cuda_runtime.h>
 
+#include "convolve_f16.h"
 #include "failure.h"
 #include "launches.h"
 
@@ -22,22 +35,34 @@ namespace {
 
 extern __shared__ float4 shared_fours[];
 
+template <class T>
 __global__ void __launch_bounds__(kStageThreads, 2) stage_kernel(const __grid_constant__ Stage stage) {
+  T* const shared = reinterpret_cast<T*>(shared_fours);
   const TileOfImage tile = tile_of_image(stage, blockIdx.y, blockIdx.x);
   for (unsigned number = 0; number < stage.n_steps; ++number) {
-    run_step(threadIdx.x, stage, number, tile, reinterpret_cast<float*>(shared_fours));
+    if constexpr (sizeof(T) == 2) {
+      const StageStep& step = stage.steps[number];
+      if (is_of_warps<T>(step)) convolve(Warp(), threadIdx.x / 32, stage, step, tile, shared);
+    }
+    run_step(threadIdx.x, stage, number, tile, shared);
     __syncthreads();
   }
+}
+
+template <class T>
+void launch(const Stage& stage, size_t n_images, size_t n_shared_bytes, Stream stream) {
+  ATH_CHECK(cudaFuncSetAttribute(stage_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(n_shared_bytes)));
+  const dim3 grid(stage.n_tiles_y * stage.n_tiles_x, static_cast<unsigned>(n_images));
+  stage_kernel<T><<<grid, kStageThreads, n_shared_bytes, stream>>>(stage);
+  ATH_CHECK(cudaGetLastError());
 }
 
 }  // namespace
 
 void launch_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes, Stream stream) {
-  ATH_CHECK(cudaFuncSetAttribute(stage_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(n_shared_bytes)));
-  const dim3 grid(stage.n_tiles_y * stage.n_tiles_x, static_cast<unsigned>(n_images));
-  stage_kernel<<<grid, kStageThreads, n_shared_bytes, stream>>>(stage);
-  ATH_CHECK(cudaGetLastError());
+  const auto launch_it = stage.dtype == Dtype::kFloat16 ? launch<Float16> : launch<float>;
+  launch_it(stage, n_images, n_shared_bytes, stream);
 }
 
 }  // namespace cuda

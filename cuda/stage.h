@@ -1,5 +1,6 @@
 // What a thread of a network's stage does: a kernel calls `run_step` for one step after the other with barriers
-// between, a test in any order of the threads.
+// between, a test in any order of the threads. Tiles and planes hold floats, or 16-bit ones, whose convolutions are a
+// warp's work (convolve_f16.h); sums are floats.
 //
 // A stage is some neighbouring steps of a network. A block does them for one tile of the picture: a step reads tiles in
 // shared memory and leaves one there, and only what later stages need is written to the GPU's memory. Tiles are larger
@@ -9,26 +10,14 @@
 
 #include <cmath>
 
-#include "portable.h"
+#include "fragments.h"
+#include "tile.h"
 
 namespace athsearch {
 namespace cuda {
 
-constexpr unsigned kStageThreads = 256;
 constexpr unsigned kMostStageSteps = 16, kMostStagePlanes = 20;
 constexpr unsigned kMostPixels = 4, kSumChannels = 8;  // that a thread convolves at once, in registers
-constexpr unsigned kNowhere = ~0u;
-
-// A plane [height, width, channels] of every image, and the tile that a block has of it.
-struct TiledPlane {
-  float* values;                // [n_images, height, width, channels] in the GPU's memory; null: in tiles only
-  unsigned tile;                // where the tile begins in shared memory, in floats; kNowhere: there is none
-  unsigned pitch;               // floats from a pixel of the tile to the next
-  int height, width, channels;  // channels: a multiple of 8, but for the input's 4 and those of maps
-  int core_height, core_width;  // what a block alone writes to the GPU's memory
-  int before_y, before_x;       // rows and columns of the tile before its core
-  int tile_height, tile_width;
-};
 
 enum class StageStepKind : uint32_t {
   kReadSquares,  // squares to a tile of four channels, the last zero
@@ -43,10 +32,13 @@ enum class StageStepKind : uint32_t {
 
 struct StageStep {
   StageStepKind kind;
-  uint32_t in, out, added;  // numbers of the stage's planes
-  const float* weights;     // [kernel, kernel, channels in, channels out]; of a gate [2, 3, 3]
-  const float* bias;        // [channels out]
+  uint32_t in, out, added;     // numbers of the stage's planes
+  const float* weights;        // [kernel, kernel, channels in, channels out]; of a gate [2, 3, 3]
+  const FragmentB* fragments;  // the same for 16-bit floats, as convolve_f16.h wants them
+  const uint32_t* groups;      // and where in a window what they are multiplied with lies: [n_products, 2]
+  const float* bias;           // [channels out]
   int kernel, stride;
+  unsigned n_products;
   bool is_rectified, has_added;
   float share, offset;  // of the mean: 1 / channels; of the gate
 };
@@ -55,163 +47,63 @@ struct Stage {
   const uint8_t* squares;  // [n_images, size, size, 3]
   const float* table;      // [3, 256]: what a channel's values become
   int order[3];            // the channels' places in a square
+  Dtype dtype;             // of tiles and planes: kFloat32 or kFloat16
   unsigned n_steps, n_tiles_y, n_tiles_x;
   TiledPlane planes[kMostStagePlanes];
   StageStep steps[kMostStageSteps];
-};
-
-// Which tile of which image a block does.
-struct TileOfImage {
-  size_t image;
-  int y, x;
 };
 
 ATH_BOTH TileOfImage tile_of_image(const Stage& stage, size_t image, unsigned tile) {
   return {image, static_cast<int>(tile / stage.n_tiles_x), static_cast<int>(tile % stage.n_tiles_x)};
 }
 
-// Four neighbouring channels.
-struct alignas(16) Four {
-  float of[4];
-};
-
-ATH_BOTH Four load(const float* from) {
-#ifdef __CUDA_ARCH__
-  const float4 four = *reinterpret_cast<const float4*>(from);
-  return {{four.x, four.y, four.z, four.w}};
-#else
-  return {{from[0], from[1], from[2], from[3]}};
-#endif
-}
-
-// From memory that no kernel writes to while this one runs.
-ATH_BOTH Four load_constant(const float* from) {
-#ifdef __CUDA_ARCH__
-  const float4 four = __ldg(reinterpret_cast<const float4*>(from));
-  return {{four.x, four.y, four.z, four.w}};
-#else
-  return load(from);
-#endif
-}
-
-ATH_BOTH void store(float* to, const Four& four) {
-#ifdef __CUDA_ARCH__
-  *reinterpret_cast<float4*>(to) = make_float4(four.of[0], four.of[1], four.of[2], four.of[3]);
-#else
-  for (unsigned i = 0; i < 4; ++i) to[i] = four.of[i];
-#endif
-}
-
-ATH_BOTH int least(int a, int b) { return a < b ? a : b; }
-ATH_BOTH int most(int a, int b) { return a > b ? a : b; }
-ATH_BOTH float larger(float a, float b) { return a > b ? a : b; }  // NaN stays NaN as the second one
-
-struct Pixel {
-  int y, x;
-};
-
-// Pixels of the picture from (y, x) on.
-struct Area {
-  int y, x, height, width;
-
-  ATH_BOTH int n_pixels() const { return height * width; }
-  ATH_BOTH Pixel pixel(int i) const { return {y + i / width, x + i % width}; }
-  ATH_BOTH bool holds(Pixel at) const { return at.y >= y && at.y < y + height && at.x >= x && at.x < x + width; }
-};
-
-ATH_BOTH Area cut_off(const TiledPlane& plane, int y, int x, int height, int width) {
-  const int first_y = most(y, 0), first_x = most(x, 0);
-  return {first_y, first_x, least(y + height, plane.height) - first_y, least(x + width, plane.width) - first_x};
-}
-
-// What a tile has of the picture, and what of that is its block's alone.
-ATH_BOTH Area tile_area(const TiledPlane& plane, const TileOfImage& tile) {
-  return cut_off(plane, tile.y * plane.core_height - plane.before_y, tile.x * plane.core_width - plane.before_x,
-                 plane.tile_height, plane.tile_width);
-}
-ATH_BOTH Area core_area(const TiledPlane& plane, const TileOfImage& tile) {
-  return cut_off(plane, tile.y * plane.core_height, tile.x * plane.core_width, plane.core_height, plane.core_width);
-}
-
-// Where a pixel's first channel lies in shared memory, in floats.
-ATH_BOTH unsigned place_in_tile(const TiledPlane& plane, const TileOfImage& tile, Pixel at) {
-  const int y = at.y - (tile.y * plane.core_height - plane.before_y);
-  const int x = at.x - (tile.x * plane.core_width - plane.before_x);
-  return plane.tile + static_cast<unsigned>(y * plane.tile_width + x) * plane.pitch;
-}
-
-ATH_BOTH size_t place_in_plane(const TiledPlane& plane, const TileOfImage& tile, Pixel at) {
-  return ((tile.image * static_cast<size_t>(plane.height) + static_cast<size_t>(at.y)) *
-              static_cast<size_t>(plane.width) +
-          static_cast<size_t>(at.x)) *
-         static_cast<size_t>(plane.channels);
-}
-
-// What a step makes goes to its tile, where it has one, and to its plane, where that is wanted.
-struct Target {
-  const TiledPlane& plane;
-  const TileOfImage& tile;
-  float* shared;
-  Area area;
-
-  ATH_BOTH Target(const TiledPlane& of, const TileOfImage& here, float* in)
-      : plane(of), tile(here), shared(in), area(tile_area(of, here)) {}
-
-  ATH_BOTH void put(Pixel at, int channel, const Four& values) const {
-    if (plane.tile != kNowhere) store(shared + place_in_tile(plane, tile, at) + channel, values);
-    if (plane.values != nullptr && core_area(plane, tile).holds(at))
-      store(plane.values + place_in_plane(plane, tile, at) + channel, values);
+// run(pixel, first channel), for what a thread does of the channels at once.
+template <class T, class Run>
+ATH_BOTH void each_part(unsigned thread, const Target<T>& to, Run run) {
+  const int n_parts = to.plane.channels / kAtOnce<T>, n = to.area.n_pixels() * n_parts;
+  const Divisor by_parts(n_parts);
+  for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
+    const int pixel = by_parts.quotient(i);
+    run(to.area.pixel(pixel), (i - pixel * n_parts) * kAtOnce<T>);
   }
+}
 
-  // Zeros to what the tile has outside of the picture.
-  ATH_BOTH void clear_outside(unsigned thread) const {
-    const int n = plane.tile_height * plane.tile_width;
-    if (plane.tile == kNowhere || area.n_pixels() == n) return;
-    const Area whole{tile.y * plane.core_height - plane.before_y, tile.x * plane.core_width - plane.before_x,
-                     plane.tile_height, plane.tile_width};
-    for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
-      if (area.holds(whole.pixel(i))) continue;
-      float* values = shared + plane.tile + static_cast<unsigned>(i) * plane.pitch;
-      for (int channel = 0; channel < plane.channels; ++channel) values[channel] = 0;
-    }
-  }
-};
-
-ATH_BOTH void read_squares(unsigned thread, const Stage& stage, const Target& to) {
+template <class T>
+ATH_BOTH void read_squares(unsigned thread, const Stage& stage, const Target<T>& to) {
   const int n = to.area.n_pixels();
   for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
     const Pixel at = to.area.pixel(i);
     const size_t size = static_cast<size_t>(to.plane.width);
     const uint8_t* square =
         stage.squares + ((to.tile.image * size + static_cast<size_t>(at.y)) * size + static_cast<size_t>(at.x)) * 3;
-    Four values{};
+    Values<float, 4> values{};
     ATH_UNROLL
     for (unsigned channel = 0; channel < 3; ++channel)
-      values.of[channel] = stage.table[256 * channel + square[stage.order[channel]]];
-    to.put(at, 0, values);
+      values.at[channel] = stage.table[256 * channel + square[stage.order[channel]]];
+    to.put(to.place(at), 0, values);
   }
 }
 
-// `in` is the plane that the tile `to` is of.
-ATH_BOTH void read_plane(unsigned thread, const Target& to) {
-  const int n_fours = to.plane.channels / 4, n = to.area.n_pixels() * n_fours;
-  for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
-    const Pixel at = to.area.pixel(i / n_fours);
-    const int channel = i % n_fours * 4;
-    store(to.shared + place_in_tile(to.plane, to.tile, at) + channel,
-          load(to.plane.values + place_in_plane(to.plane, to.tile, at) + channel));
-  }
+template <class T>
+ATH_BOTH void read_plane(unsigned thread, const Target<T>& to) {
+  each_part(thread, to, [&](Pixel at, int channel) {
+    using Part = Values<T, kAtOnce<T>>;
+    const T* from = static_cast<const T*>(to.plane.values) + to.image + to.of_image.place(at) + channel;
+    *reinterpret_cast<Part*>(to.shared + to.of_tile.place(at) + channel) = *reinterpret_cast<const Part*>(from);
+  });
 }
 
 // A thread has kPixels pixels by kSumChannels channels in registers: of four channels in, for each pixel of the window,
 // one load a pixel and eight of weights, which neighbouring threads share, feed 32 multiply-adds a pixel.
 template <unsigned kPixels>
 ATH_BOTH void convolve_pixels(unsigned thread, const StageStep& step, const TiledPlane& in, const TiledPlane& added,
-                              const Target& to) {
+                              const Target<float>& to) {
   const int n_pixels = to.area.n_pixels(),
             n_groups = (n_pixels + static_cast<int>(kPixels) - 1) / static_cast<int>(kPixels);
   const int n_out = to.plane.channels, n_in = in.channels, n = n_groups * (n_out / static_cast<int>(kSumChannels));
   const float* shared = to.shared;
+  const Layout from = in_tile(in, to.tile);
+  const Source<float> addend(added, to.tile, shared);
   for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
     const int group = i % n_groups, channel = i / n_groups * static_cast<int>(kSumChannels);
     unsigned windows[kPixels];
@@ -220,7 +112,7 @@ ATH_BOTH void convolve_pixels(unsigned thread, const StageStep& step, const Tile
     for (unsigned p = 0; p < kPixels; ++p) {
       const Pixel at = to.area.pixel(least(group + static_cast<int>(p) * n_groups, n_pixels - 1));
       const int reach = step.kernel / 2;
-      windows[p] = place_in_tile(in, to.tile, {at.y * step.stride - reach, at.x * step.stride - reach});
+      windows[p] = from.place({at.y * step.stride - reach, at.x * step.stride - reach});
       ATH_UNROLL
       for (unsigned c = 0; c < kSumChannels; ++c) sums[p][c] = step.bias[static_cast<unsigned>(channel) + c];
     }
@@ -228,21 +120,21 @@ ATH_BOTH void convolve_pixels(unsigned thread, const StageStep& step, const Tile
     for (int ky = 0; ky < step.kernel; ++ky)
       for (int kx = 0; kx < step.kernel; ++kx) {
         const unsigned neighbour = static_cast<unsigned>(ky * in.tile_width + kx) * in.pitch;
-        for (int from = 0; from < n_in; from += 4, weights += 4 * n_out) {
-          Four values[kPixels];
+        for (int first = 0; first < n_in; first += 4, weights += 4 * n_out) {
+          Values<float, 4> values[kPixels];
           ATH_UNROLL
           for (unsigned p = 0; p < kPixels; ++p)
-            values[p] = load(shared + windows[p] + neighbour + static_cast<unsigned>(from));
+            values[p] = load<4>(shared + windows[p] + neighbour + static_cast<unsigned>(first));
           ATH_UNROLL
           for (unsigned c = 0; c < 4; ++c) {
-            const Four low = load_constant(weights + static_cast<int>(c) * n_out);
-            const Four high = load_constant(weights + static_cast<int>(c) * n_out + 4);
+            const Values<float, 4> low = load_constant(weights + static_cast<int>(c) * n_out);
+            const Values<float, 4> high = load_constant(weights + static_cast<int>(c) * n_out + 4);
             ATH_UNROLL
             for (unsigned p = 0; p < kPixels; ++p) {
               ATH_UNROLL
               for (unsigned k = 0; k < 4; ++k) {
-                sums[p][k] += values[p].of[c] * low.of[k];
-                sums[p][k + 4] += values[p].of[c] * high.of[k];
+                sums[p][k] += values[p].at[c] * low.at[k];
+                sums[p][k + 4] += values[p].at[c] * high.at[k];
               }
             }
           }
@@ -256,16 +148,14 @@ ATH_BOTH void convolve_pixels(unsigned thread, const StageStep& step, const Tile
       ATH_UNROLL
       for (unsigned half = 0; half < kSumChannels; half += 4) {
         const int place = channel + static_cast<int>(half);
-        Four more{};
-        if (step.has_added)
-          more = added.tile != kNowhere ? load(shared + place_in_tile(added, to.tile, at) + place)
-                                        : load(added.values + place_in_plane(added, to.tile, at) + place);
+        Values<float, 4> more{};
+        if (step.has_added) more = load<4>(addend.at(at) + place);
         ATH_UNROLL
         for (unsigned k = 0; k < 4; ++k) {
-          more.of[k] += sums[p][half + k];
-          if (step.is_rectified) more.of[k] = larger(0, more.of[k]);
+          more.at[k] += sums[p][half + k];
+          if (step.is_rectified) more.at[k] = larger(0, more.at[k]);
         }
-        to.put(at, place, more);
+        to.put(to.place(at), place, more);
       }
     }
   }
@@ -273,89 +163,111 @@ ATH_BOTH void convolve_pixels(unsigned thread, const StageStep& step, const Tile
 
 // Small tiles of few channels have too little for all threads: then each takes a single pixel.
 ATH_BOTH void convolve(unsigned thread, const StageStep& step, const TiledPlane& in, const TiledPlane& added,
-                       const Target& to) {
+                       const Target<float>& to) {
   if (to.area.n_pixels() * (to.plane.channels / static_cast<int>(kSumChannels)) > static_cast<int>(2 * kStageThreads))
     convolve_pixels<kMostPixels>(thread, step, in, added, to);
   else
     convolve_pixels<1>(thread, step, in, added, to);
 }
 
-template <bool kIsMaximum>
-ATH_BOTH void pool(unsigned thread, const TiledPlane& in, const Target& to) {
-  const int n_fours = to.plane.channels / 4, n = to.area.n_pixels() * n_fours;
-  for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
-    const Pixel at = to.area.pixel(i / n_fours);
-    const int channel = i % n_fours * 4;
-    const float* window = to.shared + place_in_tile(in, to.tile, {at.y - 1, at.x - 1}) + channel;
-    Four pooled{};
+template <bool kIsMaximum, class T>
+ATH_BOTH void pool(unsigned thread, const TiledPlane& in, const Target<T>& to) {
+  constexpr unsigned kValues = kAtOnce<T>;
+  const Layout from_tile = in_tile(in, to.tile);
+  each_part(thread, to, [&](Pixel at, int channel) {
+    const T* window = to.shared + from_tile.place({at.y - 1, at.x - 1}) + channel;
+    Values<T, kValues> maximum{};
+    Values<float, kValues> sum{};
     ATH_UNROLL
     for (int k = 0; k < 9; ++k) {
-      const Four values = load(window + static_cast<unsigned>(k / 3 * in.tile_width + k % 3) * in.pitch);
-      ATH_UNROLL
-      for (unsigned c = 0; c < 4; ++c)
-        pooled.of[c] = kIsMaximum ? larger(pooled.of[c], values.of[c]) : pooled.of[c] + values.of[c];
-    }
-    if (!kIsMaximum) {
-      ATH_UNROLL
-      for (unsigned c = 0; c < 4; ++c) pooled.of[c] *= 1.0f / 9;
-    }
-    to.put(at, channel, pooled);
-  }
-}
-
-ATH_BOTH void make_statistics(unsigned thread, const StageStep& step, const TiledPlane& in, const Target& to) {
-  const int n = to.area.n_pixels();
-  for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
-    const Pixel at = to.area.pixel(i);
-    const float* pixel = to.shared + place_in_tile(in, to.tile, at);
-    Four sum = load(pixel), maximum = sum;
-    for (int channel = 4; channel < in.channels; channel += 4) {
-      const Four values = load(pixel + channel);
-      ATH_UNROLL
-      for (unsigned c = 0; c < 4; ++c) {
-        sum.of[c] += values.of[c];
-        maximum.of[c] = larger(maximum.of[c], values.of[c]);
+      const T* from = window + static_cast<unsigned>(k / 3 * in.tile_width + k % 3) * in.pitch;
+      if (kIsMaximum) {
+        keep_larger(maximum, *reinterpret_cast<const Values<T, kValues>*>(from));
+      } else {
+        const Values<float, kValues> values = load<kValues>(from);
+        ATH_UNROLL
+        for (unsigned c = 0; c < kValues; ++c) sum.at[c] += values.at[c];
       }
     }
-    float* map = to.shared + place_in_tile(to.plane, to.tile, at);
-    map[0] = ((sum.of[0] + sum.of[1]) + (sum.of[2] + sum.of[3])) * step.share;
-    map[1] = larger(larger(maximum.of[0], maximum.of[1]), larger(maximum.of[2], maximum.of[3]));
+    ATH_UNROLL
+    for (unsigned c = 0; c < kValues; ++c) sum.at[c] = kIsMaximum ? widen(maximum.at[c]) : sum.at[c] * (1.0f / 9);
+    to.put(to.place(at), channel, sum);
+  });
+}
+
+template <class T>
+ATH_BOTH void make_statistics(unsigned thread, const StageStep& step, const TiledPlane& in, const Target<T>& to) {
+  constexpr unsigned kValues = kAtOnce<T>;
+  const int n = to.area.n_pixels();
+  const Layout from = in_tile(in, to.tile);
+  for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
+    const Pixel at = to.area.pixel(i);
+    const T* pixel = to.shared + from.place(at);
+    Values<float, kValues> sum = load<kValues>(pixel), maximum = sum;
+    for (int channel = kAtOnce<T>; channel < in.channels; channel += kAtOnce<T>) {
+      const Values<float, kValues> values = load<kValues>(pixel + channel);
+      ATH_UNROLL
+      for (unsigned c = 0; c < kValues; ++c) {
+        sum.at[c] += values.at[c];
+        maximum.at[c] = larger(maximum.at[c], values.at[c]);
+      }
+    }
+    ATH_UNROLL
+    for (unsigned n = 1; n < kValues; n *= 2) {
+      ATH_UNROLL
+      for (unsigned c = 0; c < kValues; c += 2 * n) {
+        sum.at[c] += sum.at[c + n];
+        maximum.at[c] = larger(maximum.at[c], maximum.at[c + n]);
+      }
+    }
+    T* map = to.shared + to.of_tile.place(at);
+    map[0] = narrowed<T>(sum.at[0] * step.share);
+    map[1] = narrowed<T>(maximum.at[0]);
   }
 }
 
-ATH_BOTH void make_gate(unsigned thread, const StageStep& step, const TiledPlane& in, const Target& to) {
+template <class T>
+ATH_BOTH void make_gate(unsigned thread, const StageStep& step, const TiledPlane& in, const Target<T>& to) {
   const int n = to.area.n_pixels();
+  const Layout from = in_tile(in, to.tile);
   for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
     const Pixel at = to.area.pixel(i);
-    const float* window = to.shared + place_in_tile(in, to.tile, {at.y - 1, at.x - 1});
+    const T* window = to.shared + from.place({at.y - 1, at.x - 1});
     float sum = 0;
     ATH_UNROLL
     for (int k = 0; k < 9; ++k) {
-      const float* map = window + static_cast<unsigned>(k / 3 * in.tile_width + k % 3) * in.pitch;
-      sum += step.weights[k] * map[0] + step.weights[9 + k] * map[1];
+      const T* map = window + static_cast<unsigned>(k / 3 * in.tile_width + k % 3) * in.pitch;
+      sum += step.weights[k] * widen(map[0]) + step.weights[9 + k] * widen(map[1]);
     }
-    to.shared[place_in_tile(to.plane, to.tile, at)] = 1.0f / (1.0f + expf(-sum)) + step.offset;
+    to.shared[to.of_tile.place(at)] = narrowed<T>(1.0f / (1.0f + expf(-sum)) + step.offset);
   }
 }
 
-ATH_BOTH void scale(unsigned thread, const TiledPlane& in, const TiledPlane& gate, const Target& to) {
-  const int n_fours = to.plane.channels / 4, n = to.area.n_pixels() * n_fours;
-  for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
-    const Pixel at = to.area.pixel(i / n_fours);
-    const int channel = i % n_fours * 4;
-    const float factor = to.shared[place_in_tile(gate, to.tile, at)];
-    Four values = load(to.shared + place_in_tile(in, to.tile, at) + channel);
+template <class T>
+ATH_BOTH void scale(unsigned thread, const TiledPlane& in, const TiledPlane& gate, const Target<T>& to) {
+  constexpr unsigned kValues = kAtOnce<T>;
+  const Layout from = in_tile(in, to.tile), factors = in_tile(gate, to.tile);
+  each_part(thread, to, [&](Pixel at, int channel) {
+    const float factor = widen(to.shared[factors.place(at)]);
+    Values<float, kValues> values = load<kValues>(to.shared + from.place(at) + channel);
     ATH_UNROLL
-    for (unsigned c = 0; c < 4; ++c) values.of[c] *= factor;
-    to.put(at, channel, values);
-  }
+    for (unsigned c = 0; c < kValues; ++c) values.at[c] *= factor;
+    to.put(to.place(at), channel, values);
+  });
+}
+
+// Whether a step is a warp's work, for which run_step leaves it.
+template <class T>
+ATH_BOTH bool is_of_warps(const StageStep& step) {
+  return sizeof(T) == 2 && step.kind == StageStepKind::kConvolve;
 }
 
 // One step of a block's tile. shared: aligned to 16 bytes, as large as the tiles need.
-ATH_BOTH void run_step(unsigned thread, const Stage& stage, unsigned number, const TileOfImage& tile, float* shared) {
+template <class T>
+ATH_BOTH void run_step(unsigned thread, const Stage& stage, unsigned number, const TileOfImage& tile, T* shared) {
   const StageStep& step = stage.steps[number];
   const TiledPlane& in = stage.planes[step.in];
-  const Target to(stage.planes[step.out], tile, shared);
+  const Target<T> to(stage.planes[step.out], tile, shared);
   switch (step.kind) {
     case StageStepKind::kReadSquares:
       read_squares(thread, stage, to);
@@ -364,7 +276,7 @@ ATH_BOTH void run_step(unsigned thread, const Stage& stage, unsigned number, con
       read_plane(thread, to);
       break;
     case StageStepKind::kConvolve:
-      convolve(thread, step, in, stage.planes[step.added], to);
+      if constexpr (sizeof(T) == 4) convolve(thread, step, in, stage.planes[step.added], to);
       break;
     case StageStepKind::kPoolMaximum:
       pool<true>(thread, in, to);

@@ -6,6 +6,9 @@
 #include <limits>
 #include <stdexcept>
 
+#include "convolve_f16.h"
+#include "groups.h"
+
 namespace athsearch {
 namespace cuda {
 
@@ -20,15 +23,24 @@ constexpr double kByteCost = 10, kWeightByteCost = 5, kLaunchCost = 5e5;
 constexpr double kBusyThreads = 128;  // of a block, that keep their part of the multiply-adders busy
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 constexpr int kTileSides[] = {64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1};
-constexpr unsigned kPadding = 4;  // floats after a pixel's channels, so that neighbours lie in different banks
 
 int in_whole(int n, int parts) { return (n + parts - 1) / parts; }
+
+unsigned size_of(Dtype dtype) { return dtype == Dtype::kFloat16 ? sizeof(Float16) : sizeof(float); }
+
+// Values from a pixel to the next, such that eight neighbours' 16 bytes lie in different banks; none between pixels
+// of the input and of maps.
+unsigned pitch_of(unsigned n_channels, Dtype dtype) {
+  const unsigned n_bytes = n_channels * size_of(dtype);
+  const bool is_even = n_channels % 8 == 0 && n_bytes / 16 % 2 == 0;
+  return n_channels + (is_even ? 16 / size_of(dtype) : 0);
+}
 
 // Some steps of a description on tiles of one size.
 class StageLayout {
  public:
-  StageLayout(const Description& description, const std::vector<int>& levels, size_t begin, size_t end)
-      : description_(description), levels_(levels), begin_(begin), end_(end) {}
+  StageLayout(const Description& description, const std::vector<int>& levels, Dtype dtype, size_t begin, size_t end)
+      : description_(description), levels_(levels), dtype_(dtype), begin_(begin), end_(end) {}
 
   // What one image costs; infinite where the tiles do not fit.
   double lay_out(int tile_height, int tile_width, size_t n_shared_bytes) {
@@ -43,7 +55,17 @@ class StageLayout {
     return plan_.n_shared_bytes <= n_shared_bytes ? cost() : kInfinite;
   }
 
-  const StagePlan& plan() const { return plan_; }
+  StagePlan plan() const {
+    StagePlan plan = plan_;
+    plan.groups.resize(plan.steps.size());
+    for (size_t i = 0; i < plan.steps.size(); ++i) {
+      StageStep& step = plan.stage.steps[i];
+      if (dtype_ != Dtype::kFloat16 || !is_of_warps<Float16>(step)) continue;
+      step.n_products = static_cast<unsigned>(groups_of(step).n_products());
+      plan.groups[i] = groups_of(step).places(plan.stage.planes[step.in]);
+    }
+    return plan;
+  }
 
  private:
   // A plane of the stage: one of the description's, or a map of an attention.
@@ -168,6 +190,7 @@ class StageLayout {
   void place_planes(int tile_height, int tile_width) {
     Stage& stage = plan_.stage;
     const Shape& last = description_.shapes()[description_.steps()[end_ - 1].out];
+    stage.dtype = dtype_;
     stage.n_steps = static_cast<unsigned>(plan_.steps.size());
     stage.n_tiles_y = static_cast<unsigned>(in_whole(static_cast<int>(last.height), tile_height));
     stage.n_tiles_x = static_cast<unsigned>(in_whole(static_cast<int>(last.width), tile_width));
@@ -177,7 +200,8 @@ class StageLayout {
       plane.height = static_cast<int>(used.shape.height);
       plane.width = static_cast<int>(used.shape.width);
       plane.channels = used.plane == 0 ? 4 : static_cast<int>(used.shape.channels);
-      plane.pitch = static_cast<unsigned>(plane.channels) + (plane.channels % 8 == 0 ? kPadding : 0);
+      plane.pitch = pitch_of(static_cast<unsigned>(plane.channels), dtype_);
+      plane.is_wide = dtype_ == Dtype::kFloat16 && used.plane == description_.steps().back().in;
       plane.core_height = tile_height * used.scale;
       plane.core_width = tile_width * used.scale;
       // No window reaches further out of the picture than one pixel.
@@ -187,6 +211,8 @@ class StageLayout {
       };
       cut(stage.n_tiles_y, plane.core_height, plane.height, plane.before_y, plane.tile_height);
       cut(stage.n_tiles_x, plane.core_width, plane.width, plane.before_x, plane.tile_width);
+      // Pairs of the input's pixels are read at once.
+      if (dtype_ == Dtype::kFloat16 && used.plane == 0) plane.tile_width += plane.tile_width % 2;
       plane.tile = kNowhere;
       plan_.planes.push_back(used.is_made && !used.is_used_later ? kNone : used.plane);
     }
@@ -201,7 +227,7 @@ class StageLayout {
       if (planes_[i].has_tile()) by_first.push_back(i);
     std::sort(by_first.begin(), by_first.end(),
               [this](size_t a, size_t b) { return planes_[a].first < planes_[b].first; });
-    size_t n_floats = 0;
+    size_t n_values = 0;
     for (size_t placed = 0; placed < by_first.size(); ++placed) {
       const size_t i = by_first[placed];
       TiledPlane& plane = plan_.stage.planes[i];
@@ -216,16 +242,16 @@ class StageLayout {
         has_moved = false;
         for (size_t k = 0; k < placed; ++k) {
           const size_t other = by_first[k];
-          const unsigned begin = plan_.stage.planes[other].tile, end = begin + floats_of(other);
-          const bool is_apart = plane.tile + floats_of(i) <= begin || end <= plane.tile;
+          const unsigned begin = plan_.stage.planes[other].tile, end = begin + values_of(other);
+          const bool is_apart = plane.tile + values_of(i) <= begin || end <= plane.tile;
           if (planes_[other].last < planes_[i].first || is_apart) continue;
           plane.tile = end;
           has_moved = true;
         }
       }
-      n_floats = std::max(n_floats, size_t{plane.tile} + floats_of(i));
+      n_values = std::max(n_values, size_t{plane.tile} + values_of(i));
     }
-    plan_.n_shared_bytes = n_floats * sizeof(float);
+    plan_.n_shared_bytes = n_values * size_of(dtype_);
   }
 
   bool may_replace(size_t i, size_t added) const {
@@ -235,10 +261,11 @@ class StageLayout {
            a.pitch == b.pitch;
   }
 
-  unsigned floats_of(size_t i) const {
+  unsigned values_of(size_t i) const {
     const TiledPlane& plane = plan_.stage.planes[i];
     const auto n_pixels = static_cast<unsigned>(plane.tile_height * plane.tile_width);
-    return (n_pixels * plane.pitch + 3) / 4 * 4;
+    const unsigned n_aligned = 16 / size_of(dtype_);
+    return (n_pixels * plane.pitch + n_aligned - 1) / n_aligned * n_aligned;
   }
 
   double cost() const {
@@ -253,9 +280,13 @@ class StageLayout {
           cost += n_values * kByteCost;
           break;
         case StageStepKind::kRead:
-          cost += n_values * sizeof(float) * kByteCost;
+          cost += n_values * size_of(dtype_) * kByteCost;
           break;
         case StageStepKind::kConvolve: {
+          if (dtype_ == Dtype::kFloat16) {
+            cost += tensor_cost(step, n_pixels);
+            break;
+          }
           const int n_groups = out.channels / static_cast<int>(kSumChannels);
           const bool is_small = n_pixels * n_groups <= static_cast<int>(2 * kStageThreads);
           const int n_of_thread = is_small ? 1 : static_cast<int>(kMostPixels);
@@ -282,13 +313,29 @@ class StageLayout {
     for (size_t i = 0; i < planes_.size(); ++i) {
       const TiledPlane& plane = plan_.stage.planes[i];
       if (planes_[i].is_made && planes_[i].is_used_later)
-        cost += static_cast<double>(plane.core_height) * plane.core_width * plane.channels * sizeof(float) * kByteCost;
+        cost +=
+            static_cast<double>(plane.core_height) * plane.core_width * plane.channels * size_of(dtype_) * kByteCost;
     }
     return cost * plan_.stage.n_tiles_y * plan_.stage.n_tiles_x + kLaunchCost;
   }
 
+  Groups groups_of(const StageStep& step) const {
+    return {static_cast<size_t>(step.kernel), static_cast<size_t>(plan_.stage.planes[step.in].channels)};
+  }
+
+  // On tensor cores: the instructions of a warp, as counted for stage.cu, each as long as 32 multiply-adds.
+  double tensor_cost(const StageStep& step, int n_pixels) const {
+    const int n_out = plan_.stage.planes[step.out].channels;
+    const unsigned n_of_piece = n_sets(n_pixels, n_out);
+    const auto n_products = static_cast<double>(groups_of(step).n_products());
+    const double n_busy = std::max<double>(n_pieces(n_pixels, n_out, n_of_piece), kBusyThreads / 32);
+    return n_busy * 32 * (100 * (1 + n_of_piece) + 26 * n_products) +
+           n_products * 16 * n_out * sizeof(Float16) * kWeightByteCost;
+  }
+
   const Description& description_;
   const std::vector<int>& levels_;
+  Dtype dtype_;
   size_t begin_, end_;
   std::vector<Used> planes_;
   StagePlan plan_;
@@ -309,7 +356,14 @@ std::vector<int> levels_of(const Description& description, size_t n_steps) {
 
 }  // namespace
 
-std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes) {
+bool has_float16_form(const Description& description) {
+  const std::vector<Step>& steps = description.steps();
+  const auto is_fine = [](const Step& step) { return step.in != 0 || (step.kernel == 3 && step.stride == 2); };
+  return steps.size() > 1 && std::all_of(steps.begin(), steps.end(), is_fine) &&
+         steps[steps.size() - 2].out == steps.back().in;
+}
+
+std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes, Dtype dtype) {
   const size_t n_steps = description.steps().size() - 1;  // the last one makes features
   const std::vector<int> levels = levels_of(description, n_steps);
   const size_t last = description.steps().back().in;
@@ -322,7 +376,7 @@ std::vector<StagePlan> plan_stages(const Description& description, size_t n_shar
   for (size_t end = 1; end <= n_steps; ++end) {
     const Shape& shape = description.shapes()[description.steps()[end - 1].out];
     for (size_t begin = end; begin-- > 0 && end - begin <= kMostStageSteps;) {
-      StageLayout layout(description, levels, begin, end);
+      StageLayout layout(description, levels, dtype, begin, end);
       const auto try_tile = [&](size_t height, size_t width) {
         const double cost =
             costs[begin] + layout.lay_out(static_cast<int>(std::min(height, shape.height)),

@@ -14,13 +14,19 @@ struct StagePlan {
   Stage stage;
   std::vector<size_t> planes;  // of the description, for each of stage.planes that has a place in the GPU's memory
   std::vector<size_t> steps;   // of the description, for each of stage.steps that has weights
+  std::vector<std::vector<uint32_t>> groups;  // for each of stage.steps: what its groups hold
   size_t n_shared_bytes;
 };
 constexpr size_t kNone = ~size_t{0};  // in StagePlan::planes and steps: none
 
+// Whether a network can be planned in 16-bit floats: where convolutions read the input, they are 3 x 3 with a stride
+// of 2, so that windows begin at every second pixel of a tile, and the last plane goes to the features alone.
+bool has_float16_form(const Description& description);
+
 // The cheapest cut, by a rough count of multiply-adds, bytes and launches, among those whose tiles fit into
-// n_shared_bytes. Throws std::invalid_argument where a single step does not.
-std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes);
+// n_shared_bytes. dtype: kFloat32, or kFloat16 where the network has that form. Throws std::invalid_argument where a
+// single step does not fit.
+std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes, Dtype dtype);
 
 }  // namespace cuda
 }  // namespace athsearch

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -34,6 +34,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 REASON = gpu.find_gpus().reason
 NETWORKS = ("ath-s", "ath-m", "ath-l")
 TOLERANCE = 1e-4  # of the logits' spread: a tenth of the encoder's LOGIT_TOLERANCE
+TYPICAL_FLOAT16, LARGEST_FLOAT16 = 2e-3, 1e-2  # root mean square and largest difference, as shares of the spread
 
 
 def needs_gpu(test: Test) -> Test:
@@ -99,10 +100,12 @@ def drawn_model(
     return description, shapes.drawn
 
 
-def on_gpu(description: ModelDescription, tensors: Mapping[str, AnyArray]) -> _cuda.Network:
+def on_gpu(
+    description: ModelDescription, tensors: Mapping[str, AnyArray], precision: Literal["float32", "float16"] = "float32"
+) -> _cuda.Network:
     from athsearch import _cuda
 
-    return inference.build_with(partial(_cuda.Network, device=0), description, tensors)
+    return inference.build_with(partial(_cuda.Network, device=0, precision=precision), description, tensors)
 
 
 def random_squares(n: int, size: int, seed: int) -> Square:
@@ -218,6 +221,46 @@ def test_logits_are_those_of_the_cpu(name: str, size: int, bits: int, monkeypatc
         assert np.array_equal(words, Codes.from_logits(logits).words)
         if n > 0:
             assert_close(logits, on_cpu.run(squares, 2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("size", "bits"), [(64, 36), (88, 100), (256, 64)])
+@needs_gpu
+def test_logits_in_16_bits_are_near_those_of_the_cpu(
+    name: str, size: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description, tensors = drawn_model(name, size, bits, monkeypatch)
+    network = on_gpu(description, tensors, "float16")
+    assert network.precision() == "float16"
+    assert on_gpu(description, tensors).precision() == "float32"
+    squares = random_squares(70, size, 1)
+    logits, words = network.encode(squares)
+    assert np.array_equal(words, Codes.from_logits(logits).words)
+    expected = inference.build(description, tensors).run(squares, 2)
+    spread = float(np.sqrt(np.mean(expected**2)))
+    difference = np.abs(logits - expected)
+    assert float(np.sqrt(np.mean(difference**2))) < TYPICAL_FLOAT16 * spread
+    assert float(difference.max()) < LARGEST_FLOAT16 * spread
+    assert np.abs(expected[(logits > 0) != (expected > 0)]).max(initial=0) < LARGEST_FLOAT16 * spread
+    assert np.array_equal(network.run(squares), logits)
+    for image in (0, 33, 69):
+        assert np.array_equal(network.run(squares[image : image + 1])[0], logits[image])
+
+
+@needs_gpu
+def test_networks_with_another_beginning_stay_with_32_bits() -> None:
+    from athsearch import _cuda
+
+    with pytest.raises(ValueError, match="precision must be float32 or float16, got bfloat16"):
+        _cuda.Network(16, np.zeros((3, 256), np.float32), (0, 1, 2), 0, "bfloat16")  # type: ignore[arg-type]
+    for kernel, stride, precision in ((3, 2, "float16"), (3, 1, "float32"), (1, 2, "float32")):
+        network = _cuda.Network(16, np.zeros((3, 256), np.float32), (0, 1, 2), 0, "float16")
+        plane = network.add_plane(16 // stride, 16 // stride, 8)
+        weights = np.zeros((kernel, kernel, 3, 8), np.float32)
+        network.convolve(0, plane, kernel, stride, weights, np.zeros(8, np.float32), True, None)
+        network.summarise(plane)
+        network.finish(8, np.zeros((16, 8), np.float32), np.zeros(8, np.float32))
+        assert network.precision() == precision
 
 
 @needs_gpu

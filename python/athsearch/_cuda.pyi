@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,15 @@ class Database:
     def within(self, queries: Words, radius: int, mask: NDArray[np.uint64] | None) -> tuple[Ids, Ids, Distances]: ...
 
 class Network:
-    def __init__(self, size: int, values: AnyArray, order: Sequence[int], device: int) -> None: ...
+    def __init__(
+        self,
+        size: int,
+        values: AnyArray,
+        order: Sequence[int],
+        device: int,
+        precision: Literal["float32", "float16"] = "float32",
+    ) -> None: ...
+    def precision(self) -> Literal["float32", "float16"]: ...
     def add_plane(self, height: int, width: int, channels: int) -> int: ...
     def convolve(
         self,

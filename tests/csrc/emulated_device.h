@@ -13,7 +13,9 @@
 #include <stdexcept>
 #include <vector>
 
+#include "../../cuda/convolve_f16.h"
 #include "../../cuda/device.h"
+#include "emulated_fragments.h"
 #include "emulated_mma.h"
 
 namespace athsearch {
@@ -188,17 +190,10 @@ class EmulatedDevice : public Device {
   size_t n_shared_bytes_a_tile() override { return n_tile_bytes; }
 
   void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) override {
-    if (n_shared_bytes > n_tile_bytes) throw std::runtime_error("more shared memory than a block may have");
-    const unsigned n_tiles = stage.n_tiles_y * stage.n_tiles_x;
-    for (const unsigned block : order(static_cast<unsigned>(n_images) * n_tiles)) {
-      const Bytes bytes(new uint8_t[n_shared_bytes]);
-      std::memset(bytes.get(), 0xFF, n_shared_bytes);  // NaN
-      const TileOfImage tile = tile_of_image(stage, block / n_tiles, block % n_tiles);
-      for (unsigned number = 0; number < stage.n_steps; ++number)
-        each_thread(kStageThreads, [&](unsigned thread) {
-          run_step(thread, stage, number, tile, reinterpret_cast<float*>(bytes.get()));
-        });
-    }
+    if (stage.dtype == Dtype::kFloat16)
+      run_stage_of<Float16>(stage, n_images, n_shared_bytes);
+    else
+      run_stage_of<float>(stage, n_images, n_shared_bytes);
   }
 
   void finish(const Finish& finish) override {
@@ -231,6 +226,25 @@ class EmulatedDevice : public Device {
   using Bytes = std::unique_ptr<uint8_t[]>;
   template <unsigned kValue>
   using Constant = std::integral_constant<unsigned, kValue>;
+
+  template <class T>
+  void run_stage_of(const Stage& stage, size_t n_images, size_t n_shared_bytes) {
+    if (n_shared_bytes > n_tile_bytes) throw std::runtime_error("more shared memory than a block may have");
+    const unsigned n_tiles = stage.n_tiles_y * stage.n_tiles_x;
+    for (const unsigned block : order(static_cast<unsigned>(n_images) * n_tiles)) {
+      const Bytes bytes(new uint8_t[n_shared_bytes]);
+      std::memset(bytes.get(), 0xFF, n_shared_bytes);  // NaN
+      const TileOfImage tile = tile_of_image(stage, block / n_tiles, block % n_tiles);
+      T* const shared = reinterpret_cast<T*>(bytes.get());
+      for (unsigned number = 0; number < stage.n_steps; ++number) {
+        if constexpr (sizeof(T) == 2)
+          if (const StageStep& step = stage.steps[number]; is_of_warps<T>(step))
+            for (const unsigned warp : order(kStageWarps))
+              convolve(EmulatedWarp(order(32)), warp, stage, step, tile, shared);
+        each_thread(kStageThreads, [&](unsigned thread) { run_step(thread, stage, number, tile, shared); });
+      }
+    }
+  }
 
   // The same choice of kernel as the launches make.
   template <class Run>

@@ -13,17 +13,18 @@ namespace {
 
 using Plane64 = std::vector<double>;  // [height, width, channels]
 
-// The plain way: a step after the other over whole planes, with windows cut off at the edge.
+// The plain way: a step after the other over whole planes, with windows cut off at the edge. Rounded: with weights, and
+// what is kept of planes and maps, as the nearest 16-bit floats.
 class PlainNetwork {
  public:
-  explicit PlainNetwork(const Description& description) : description_(description) {}
+  PlainNetwork(const Description& description, bool is_rounded) : description_(description), is_rounded_(is_rounded) {}
 
   std::vector<double> logits(const uint8_t* square) {
     planes_.assign(description_.shapes().size(), {});
     const size_t n_pixels = description_.size() * description_.size();
     for (size_t i = 0; i < 3 * n_pixels; ++i)
       planes_[0].push_back(
-          static_cast<double>(description_.values()[256 * (i % 3) + square[i / 3 * 3 + description_.order()[i % 3]]]));
+          rounded(description_.values()[256 * (i % 3) + square[i / 3 * 3 + description_.order()[i % 3]]]));
     std::vector<double> features;
     for (const Description::Step& step : description_.steps()) {
       const Description::Shape shape = description_.shapes()[step.in];
@@ -67,6 +68,11 @@ class PlainNetwork {
   }
 
  private:
+  double rounded(double value) const {
+    return is_rounded_ ? static_cast<double>(widen(narrowed<Float16>(static_cast<float>(value)))) : value;
+  }
+  double rounded(float value) const { return rounded(static_cast<double>(value)); }
+
   // The value at (y, x), which may lie outside, where there are zeros.
   double at(size_t plane, size_t y, size_t x, size_t channel) const {
     const Description::Shape& shape = description_.shapes()[plane];
@@ -79,7 +85,10 @@ class PlainNetwork {
     const Description::Shape& shape = description_.shapes()[plane];
     for (size_t y = 0; y < shape.height; ++y)
       for (size_t x = 0; x < shape.width; ++x)
-        for (size_t channel = 0; channel < shape.channels; ++channel) planes_[plane].push_back(value(y, x, channel));
+        for (size_t channel = 0; channel < shape.channels; ++channel) {
+          const double exact = value(y, x, channel);
+          planes_[plane].push_back(plane == description_.steps().back().in ? exact : rounded(exact));
+        }
   }
 
   void convolve(const Description::Step& step) {
@@ -88,7 +97,7 @@ class PlainNetwork {
       double sum = static_cast<double>(step.bias[channel]);
       for (size_t i = 0; i < step.kernel * step.kernel * n_in; ++i) {
         const size_t ky = i / n_in / step.kernel, kx = i / n_in % step.kernel, reach = step.kernel / 2;
-        sum += static_cast<double>(step.weights[i * n_out + channel]) *
+        sum += rounded(step.weights[i * n_out + channel]) *
                at(step.in, y * step.stride + ky - reach, x * step.stride + kx - reach, i % n_in);
       }
       if (step.has_added) sum += at(step.added, y, x, channel);
@@ -118,24 +127,28 @@ class PlainNetwork {
           mean += value / static_cast<double>(step.n_channels);
           maximum = std::max(maximum, value);
         }
-        sum += static_cast<double>(step.weights[i]) * mean + static_cast<double>(step.weights[9 + i]) * maximum;
+        sum +=
+            static_cast<double>(step.weights[i]) * rounded(mean) + static_cast<double>(step.weights[9 + i]) * maximum;
       }
-      return at(step.in, y, x, channel) * (1 / (1 + std::exp(-sum)) + static_cast<double>(step.offset));
+      return at(step.in, y, x, channel) * rounded(1 / (1 + std::exp(-sum)) + static_cast<double>(step.offset));
     });
   }
 
   const Description& description_;
+  bool is_rounded_;
   std::vector<Plane64> planes_;
 };
 
 struct Case {
+  Dtype dtype;
   char kind;  // the networks' last letters
   size_t size, bits, n_images, n_tile_bytes;
   uint64_t seed;
 
   void print(const char* what) const {
-    std::printf("%s: ath-%c size %zu bits %zu n_images %zu n_tile_bytes %zu seed %llu\n", what, kind, size, bits,
-                n_images, n_tile_bytes, static_cast<unsigned long long>(seed));
+    std::printf("%s: float%d ath-%c size %zu bits %zu n_images %zu n_tile_bytes %zu seed %llu\n", what,
+                dtype == Dtype::kFloat16 ? 16 : 32, kind, size, bits, n_images, n_tile_bytes,
+                static_cast<unsigned long long>(seed));
   }
 };
 
@@ -226,16 +239,59 @@ class Builder {
 
 bool has_tiles = false, has_joined = false;  // what the cases came across, lest they test little
 
+// A network of the case on a device, and the device.
+struct Built {
+  explicit Built(const Case& given)
+      : device(given.seed, 1, uint64_t{1} << 33), network(device, given.size, values(), {2, 1, 0}, given.dtype) {
+    device.n_tile_bytes = given.n_tile_bytes;
+    network.most_images = 2;
+    Builder(network, given.seed).build(given.kind, given.bits);
+  }
+
+  static std::vector<float> values() {
+    std::vector<float> values(3 * 256);
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = (static_cast<float>(i % 256) - 120 - static_cast<float>(i / 256)) / 60;
+    return values;
+  }
+
+  EmulatedDevice device;
+  cuda::Network network;
+};
+
+// Of an image's logits, as shares of the root mean square of those expected.
+struct Difference {
+  Difference(const float* logits, const std::vector<double>& expected) {
+    double sum = 0, spread = 0;
+    for (size_t bit = 0; bit < expected.size(); ++bit) {
+      const double difference = std::abs(static_cast<double>(logits[bit]) - expected[bit]);
+      is_finite &= std::isfinite(difference);
+      largest = std::max(largest, difference);
+      sum += difference * difference;
+      spread += expected[bit] * expected[bit];
+    }
+    largest /= std::sqrt(spread / static_cast<double>(expected.size()));
+    typical = std::sqrt(sum / spread);
+  }
+
+  bool is_finite = true;
+  double largest = 0, typical;
+};
+
+// 16-bit floats round: the logits are near those of the same network with 64-bit sums and the same rounding, which
+// tells a wrong place from rounding, and not far from those without rounding: bits differ where these are small alone.
+bool are_right(const Case& given, const Description& network, const uint8_t* square, const float* logits) {
+  const Difference difference(logits, PlainNetwork(network, false).logits(square));
+  if (given.dtype == Dtype::kFloat32) return difference.is_finite && difference.largest < 1e-5;
+  const Difference from_rounded(logits, PlainNetwork(network, true).logits(square));
+  return difference.is_finite && difference.typical < 2e-3 && difference.largest < 1e-2 && from_rounded.largest < 2e-3;
+}
+
 bool is_right(const Case& given) {
   std::mt19937_64 random(given.seed);
-  EmulatedDevice device(given.seed, 1, uint64_t{1} << 33);
-  device.n_tile_bytes = given.n_tile_bytes;
-  std::vector<float> values(3 * 256);
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] = (static_cast<float>(i % 256) - 120 - static_cast<float>(i / 256)) / 60;
-  cuda::Network network(device, given.size, values, {2, 1, 0});
-  network.most_images = 2;
-  Builder(network, given.seed).build(given.kind, given.bits);
+  Built built(given);
+  cuda::Network& network = built.network;
+  if (network.dtype() != given.dtype) return false;
   for (const StagePlan& plan : network.stages()) {
     has_tiles |= plan.stage.n_tiles_y > 1 && plan.stage.n_tiles_x > 1 && plan.stage.n_steps > 5;
     has_joined |= plan.stage.n_tiles_y == 1 && plan.stage.n_steps > 8;
@@ -248,30 +304,26 @@ bool is_right(const Case& given) {
   network.run(squares.data(), given.n_images, logits.data(), codes.data());
   network.run_on_device(squares.data(), given.n_images, again.data(), codes_again.data());
   if (again != logits || codes_again != codes) return false;
-  PlainNetwork plain(network);
   for (size_t image = 0; image < given.n_images; ++image) {
-    const std::vector<double> expected = plain.logits(&squares[image * square_bytes]);
-    double squares_sum = 0;
-    for (const double logit : expected) squares_sum += logit * logit;
-    const double tolerance = 1e-5 * std::sqrt(squares_sum / static_cast<double>(given.bits));
+    const uint8_t* square = &squares[image * square_bytes];
+    const float* found = &logits[image * given.bits];
+    if (!are_right(given, network, square, found)) return false;
     for (size_t bit = 0; bit < 64 * n_words; ++bit) {
       const bool is_set = codes[image * n_words + bit / 64] >> (bit % 64) & 1;
-      if (bit >= given.bits) {
-        if (is_set) return false;
-        continue;
-      }
-      const float logit = logits[image * given.bits + bit];
-      if (!(std::abs(static_cast<double>(logit) - expected[bit]) < tolerance) || is_set != (logit > 0)) return false;
+      if (is_set != (bit < given.bits && found[bit] > 0)) return false;
     }
   }
-  return true;
+  if (given.n_images == 1) return true;
+  // Alone, and in another order of threads, an image has the same logits.
+  network.run(&squares[square_bytes], 1, again.data(), codes_again.data());
+  return std::equal(&logits[given.bits], &logits[2 * given.bits], again.begin());
 }
 
 // What does not fit is refused before anything runs.
 bool refuses() {
   EmulatedDevice device(1, 1, uint64_t{1} << 33);
   device.n_tile_bytes = 500;
-  cuda::Network network(device, 64, std::vector<float>(768), {0, 1, 2});
+  cuda::Network network(device, 64, std::vector<float>(768), {0, 1, 2}, Dtype::kFloat32);
   size_t n_refused = 0;
   try {
     network.run(nullptr, 1, nullptr, nullptr);
@@ -283,7 +335,7 @@ bool refuses() {
   } catch (const std::invalid_argument&) {
     ++n_refused;
   }
-  cuda::Network of_nothing(device, 64, std::vector<float>(768), {0, 1, 2});
+  cuda::Network of_nothing(device, 64, std::vector<float>(768), {0, 1, 2}, Dtype::kFloat16);
   of_nothing.flatten(of_nothing.add_plane(4, 4, 8), 1);
   try {
     of_nothing.finish(8, std::vector<float>(16 * 8), std::vector<float>(8));
@@ -293,19 +345,36 @@ bool refuses() {
   return n_refused == 3;
 }
 
+// Whether a network whose first convolution has this kernel and stride is one of 16-bit floats.
+bool is_float16(size_t kernel, size_t stride) {
+  EmulatedDevice device(1, 1, uint64_t{1} << 33);
+  cuda::Network network(device, 16, std::vector<float>(768), {0, 1, 2}, Dtype::kFloat16);
+  const size_t side = 16 / stride, plane = network.add_plane(side, side, 8);
+  network.convolve(0, plane, kernel, stride, std::vector<float>(kernel * kernel * 3 * 8), std::vector<float>(8), true,
+                   nullptr);
+  network.summarise(plane);
+  network.finish(8, std::vector<float>(16 * 8), std::vector<float>(8));
+  return network.dtype() == Dtype::kFloat16;
+}
+
 }  // namespace
 
 int main() {
   if (!refuses()) return std::puts("what does not fit is not refused"), 1;
-  uint64_t seed = 0;
-  for (const char kind : {'s', 'm', 'l'})
-    for (const size_t size : {64, 88})
-      for (const size_t n_tile_bytes : {113 * 1024, 24 * 1024}) {
-        const size_t bits = std::vector<size_t>{36, 1, 64, 200}[seed % 4];
-        const Case given{kind, size, bits, seed % 2 == 0 ? 3u : 1u, n_tile_bytes, seed};
-        if (!is_right(given)) return given.print("wrong"), 1;
-        ++seed;
-      }
-  if (!has_tiles || !has_joined) return std::puts("no stage had many tiles or many steps: this tests little"), 1;
+  if (!is_float16(3, 2) || is_float16(3, 1) || is_float16(1, 2)) return std::puts("wrong networks have 16 bits"), 1;
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16}) {
+    uint64_t seed = 0;
+    has_tiles = has_joined = false;
+    for (const char kind : {'s', 'm', 'l'})
+      for (const size_t size : {64, 88})
+        for (const size_t n_tile_bytes : {113 * 1024, 24 * 1024}) {
+          // One logit is no spread, as a share of which differences are counted.
+          const size_t one = dtype == Dtype::kFloat16 ? 24 : 1, bits = std::vector<size_t>{36, one, 64, 200}[seed % 4];
+          const Case given{dtype, kind, size, bits, seed % 2 == 0 ? 3u : 1u, n_tile_bytes, seed};
+          if (!is_right(given)) return given.print("wrong"), 1;
+          ++seed;
+        }
+    if (!has_tiles || !has_joined) return std::puts("no stage had many tiles or many steps: this tests little"), 1;
+  }
   return 0;
 }
