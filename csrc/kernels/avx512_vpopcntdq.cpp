@@ -170,7 +170,7 @@ constexpr Preparation kTriples = {triple_part_rows, n_triple_part_bytes, n_tripl
 // Preparing one word costs as much as 24 queries of it save; POPCNT takes longer with few queries of several words.
 const Preparation* preparation_for(size_t n_bits, size_t n_queries) {
   if (n_bits <= 64) return n_queries >= 24 ? &kTriples : nullptr;
-  return n_queries >= 3 ? &kTrios : nullptr;
+  return n_queries >= 3 && n_bits <= kMostTrioBits ? &kTrios : nullptr;
 }
 
 }  // namespace

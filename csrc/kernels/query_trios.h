@@ -42,6 +42,7 @@ constexpr unsigned kMostDigits = 16;
 // A list names planes by their offsets, in units that a processor multiplies by on its own.
 constexpr size_t kOffsetUnit = 8;
 constexpr uint16_t offset_of(size_t plane) { return static_cast<uint16_t>(plane * (kPlaneBytes / kOffsetUnit)); }
+constexpr size_t kMostTrioBits = 0xffff / (kColumnPlanes * kPlaneBytes / kOffsetUnit) * 64;  // whose offsets fit
 
 // What three queries ask. A class's number has bit q set where query q's bit differs from that of the class that is not
 // counted, whose number is 0.
