@@ -287,6 +287,17 @@ def test_more_codes_than_32_bits_count_are_refused() -> None:
     assert "more than 4,294,967,295" in str(index.plan)
 
 
+@pytest.mark.parametrize("n_words", [126, 127, 1000])
+def test_kernels_agree_on_codes_wider_than_codes_may_be(n_words: int) -> None:
+    rng = np.random.default_rng(n_words)
+    rows, queries = (rng.integers(0, 2**64, (n, n_words), np.uint64) for n in (600, 5))
+    segments = _scan.Segments([rows], 64 * n_words)
+    distances = np.bitwise_count(queries[:, None] ^ rows).sum(axis=2)
+    for kernel in _scan.kernel_names():
+        found = _scan.top_k(segments, queries, 10, None, 1, kernel, False, False)[0]
+        assert np.array_equal(found[2].reshape(5, 10), np.sort(distances, axis=1)[:, :10])
+
+
 def sorted_codes(
     offsets: list[int], rows: list[int], begins: Sequence[int] = (0, 1, 3), numbers: Sequence[int] = (0, 1, 2)
 ) -> _scan.Sorted:
