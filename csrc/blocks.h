@@ -153,8 +153,7 @@ class Workspace {
   }
 
   // Where a part whose rows are `words` is prepared: some way behind them within a page. Where both have the same place
-  // in pages, processors take loads of rows for loads of what has just been stored (4K aliasing), and preparing takes
-  // half as long again.
+  // in pages, processors take loads of rows for loads of what has just been stored (4K aliasing), and wait.
   uint8_t* place_beside(const uint64_t* words) {
     constexpr uintptr_t kPage = 4096, kBehind = 1536;
     prepared_.resize((preparation_->n_bytes(n_bits_) + kPage) / sizeof(CacheLine));

@@ -3,11 +3,11 @@
 // A full adder, two VPTERNLOGQ, makes of three planes of one weight one of that weight and one of twice the weight
 // (Harley and Seal's counter, as in Mula, Kurz, Lemire 2018, arXiv 1611.07612, but down the rows of a database instead
 // of along an array), so that 512 rows are counted at once. Zen 4 waits a cycle for VPTERNLOGQ's first operand, the one
-// that is overwritten, and two for the others: so the first one is what comes last. That makes counts a fifth faster.
+// that is overwritten, and two for the others: so the first one is what comes last.
 //
 // Planes are made by bytes first, and VGF2P8AFFINEQB turns eight rows' bytes into eight planes' bytes. Per 64 bytes of
 // rows: three loads, three stores, seven VPUNPCK[LH]BW, two VSHUFI64X2, VGF2P8AFFINEQB and VPSHUFB: 8.7 cycles on Zen 4
-// by the units for shuffles; 10 measured.
+// by the units for shuffles.
 #pragma once
 
 #pragma GCC diagnostic push  // GCC 12 warns of its own header: bug 105593

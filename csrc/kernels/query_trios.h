@@ -16,8 +16,8 @@
 //
 // Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 9.2 words a
 // cycle at 256 bits, 8.8 at 512, which are 33.7 and 32.0 billion words of rows a second, more than VPOPCNTQ counts with
-// nothing else to do (29.3). Of 32 queries' time at 256 bits a third goes to preparing. The rest of what the limits
-// leave goes to list lengths that are foretold wrongly, calls, and stores of counts.
+// nothing else to do (29.3). What the limits leave goes to preparing, list lengths that are foretold wrongly, calls,
+// and stores of counts.
 #pragma once
 
 #include <utility>

@@ -59,9 +59,6 @@ inline __m512i _mm512_loadu_si512(const void* memory) { return _mm512_maskz_load
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   return each_lane([&](int i) { return a.lane[i] & b.lane[i]; });
 }
-inline __m512i _mm512_srli_epi64(__m512i a, unsigned count) {
-  return each_lane([&](int i) { return a.lane[i] >> count; });
-}
 inline __m512i _mm512_ternarylogic_epi64(__m512i a, __m512i b, __m512i c, int table) {
   const auto all_if = [&](int bit) { return uint64_t{0} - (table >> bit & 1); };
   const uint64_t of[8] = {all_if(0), all_if(1), all_if(2), all_if(3), all_if(4), all_if(5), all_if(6), all_if(7)};
