@@ -134,14 +134,19 @@ class Workspace {
     for (size_t q = radii_.size(); q < n_queries; ++q) radii_.push_back(radius(q));
     for (uint64_t begin = 0; begin < range_.n_rows; begin += part_rows_) {
       const uint64_t* words = range_.words + begin * n_words_;
-      const Part part = {words, std::min<uint64_t>(part_rows_, range_.n_rows - begin), n_bits_,
-                         range_.first_row + begin, place_beside(words)};
+      const Part part = {words,
+                         std::min<uint64_t>(part_rows_, range_.n_rows - begin),
+                         n_bits_,
+                         range_.first_row + begin,
+                         place_beside(words),
+                         following(words, 0, kPartQueries, n_queries)};
       preparation_->prepare(part);
       for (size_t first = 0; first < n_queries; first += kPartQueries) {
         asked_->words = queries + first * n_words_;
         asked_->plan = plan_ + first / kPartQueries * preparation_->n_plan_bytes(n_bits_, kPartQueries);
         asked_->radii = radii_.data() + first;
         asked_->n = std::min(kPartQueries, n_queries - first);
+        asked_->ahead = following(words, kPartQueries + first, asked_->n, n_queries);
         preparation_->within(part, *asked_);
         for (size_t i = 0; i < asked_->n; ++i) {
           if (asked_->n_hits[i] == 0) continue;
@@ -150,6 +155,14 @@ class Workspace {
         }
       }
     }
+  }
+
+  // A share of the rows that follow a part. Preparing it takes about as long as a batch of queries.
+  Ahead following(const uint64_t* words, size_t first, size_t n, size_t n_queries) const {
+    const size_t n_lines = part_rows_ * n_words_ * sizeof(uint64_t) / sizeof(CacheLine);
+    const size_t n_shares = kPartQueries + n_queries;
+    const size_t begin = n_lines * first / n_shares, end = n_lines * (first + n) / n_shares;
+    return {reinterpret_cast<uintptr_t>(words) + (n_lines + begin) * sizeof(CacheLine), end - begin};
   }
 
   // Where a part whose rows are `words` is prepared: some way behind them within a page. Where both have the same place

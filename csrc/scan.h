@@ -40,6 +40,12 @@ using WithinFunction = size_t (*)(const uint64_t* query, const Block& block, uin
 constexpr size_t kMostPartRows = 1024;
 constexpr size_t kPartQueries = 12;
 
+// Cache lines that will be needed soon, to be fetched little by little meanwhile. They may lie beyond the database.
+struct Ahead {
+  uintptr_t begin;
+  size_t n_lines;
+};
+
 // A part of a database: its rows as callers have them, and in a layout of the kernel's own.
 struct Part {
   const uint64_t* words;  // row-major [n_rows, n_words]
@@ -47,6 +53,7 @@ struct Part {
   size_t n_bits;          // of a code
   uint64_t first_row;     // the database row of its row 0
   uint8_t* prepared;      // aligned to 64 bytes
+  Ahead ahead;            // to be fetched while it is prepared
 
   size_t n_words() const { return (n_bits + 63) / 64; }
 };
@@ -57,6 +64,7 @@ struct PartQueries {
   const uint8_t* plan;    // what was planned of them
   const int64_t* radii;   // [n], inclusive, below 2^31 - 1; -1: no hit is wanted
   size_t n;
+  Ahead ahead;                                        // to be fetched while they are answered
   size_t n_hits[kPartQueries];                        // written, as are
   Hit hits[kPartQueries][kMostPartRows + kHitSlack];  // each query's hits, rows ascending
 };

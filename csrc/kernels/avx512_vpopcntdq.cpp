@@ -78,9 +78,7 @@ constexpr size_t n_triples(size_t n_bits) {
   return n <= 6 ? 6 : n <= 11 ? 11 : n <= 16 ? 16 : kMostTriples;
 }
 size_t triple_part_rows(size_t) { return kSliceRows; }
-size_t n_triple_part_bytes(size_t n_bits) {
-  return n_slice_bytes(1) + n_triples(n_bits) * kTripleBytes + kScratchBytes;
-}
+size_t n_triple_part_bytes(size_t n_bits) { return n_slice_bytes(1) + n_triples(n_bits) * kTripleBytes; }
 size_t n_triple_plan_bytes(size_t, size_t) { return 0; }
 void plan_triples(const uint64_t*, size_t, size_t, uint8_t*) {}
 
@@ -105,8 +103,7 @@ inline void write_triple(__m512i a, __m512i b, __m512i c, uint8_t* triple, std::
 
 void prepare_triples(const Part& part) {
   uint8_t* triples = part.prepared + n_slice_bytes(1);
-  write_planes(part.words, part.n_rows, 1, part.prepared, triples + n_triples(part.n_bits) * kTripleBytes,
-               [](auto, const __m512i*) {});
+  write_planes(part, [](auto, const __m512i*) {});
   const auto plane = [&](size_t bit) { return load(part.prepared + smaller_of(bit, kZeroPlane) * kPlaneBytes); };
   for (size_t i = 0; i < n_triples(part.n_bits); ++i)
     write_triple(plane(3 * i), plane(3 * i + 1), plane(3 * i + 2), triples + i * kTripleBytes,
@@ -146,13 +143,15 @@ ALWAYS_INLINE __m512i near_by(const Counter& counter, uint64_t radius, std::inde
 template <size_t kTriples>
 __attribute__((noinline)) void within_triples(const Part& part, PartQueries& queries) {
   constexpr size_t kDigits = bit_length(3 * kTriples);
+  const size_t n_fetched = n_lines_a_step(queries.ahead, queries.n);
   for (size_t q = 0; q < queries.n; ++q) {
+    fetch(queries.ahead, q * n_fetched, n_fetched);
     const uint64_t query = queries.words[q];
     const auto radius = static_cast<uint64_t>(smaller_of<int64_t>(queries.radii[q], (1 << kDigits) - 1));
     Counter counter;
     count_triples<0, kTriples, 0>(part.prepared + n_slice_bytes(1), query, query ^ query >> 1 ^ query >> 2, counter);
     queries.n_hits[q] = 0;
-    add_near_rows(part, 0, q, near_by(counter, radius, std::make_index_sequence<kDigits>()), queries);
+    add_near_rows(part, q, near_by(counter, radius, std::make_index_sequence<kDigits>()), queries);
   }
 }
 

@@ -5,9 +5,10 @@
 // of along an array), so that 512 rows are counted at once. Zen 4 waits a cycle for VPTERNLOGQ's first operand, the one
 // that is overwritten, and two for the others: so the first one is what comes last.
 //
-// Planes are made by bytes first, and VGF2P8AFFINEQB turns eight rows' bytes into eight planes' bytes. Per 64 bytes of
-// rows: three loads, three stores, seven VPUNPCK[LH]BW, two VSHUFI64X2, VGF2P8AFFINEQB and VPSHUFB: 8.7 cycles on Zen 4
-// by the units for shuffles.
+// Planes are made by bytes first, and VGF2P8AFFINEQB turns eight rows' bytes into eight planes' bytes. Loads of 16
+// bytes, three of four into a lane of a register that has been loaded before, bring words of four rows together, and
+// never cross a cache line of NumPy's arrays, which begin 16 bytes after one. Per 64 bytes of rows: five loads, two
+// stores, seven VPUNPCK[LH]BW and VGF2P8AFFINEQB: 5.7 cycles on Zen 4 by the units for shuffles, 1.5 and one a cycle.
 #pragma once
 
 #pragma GCC diagnostic push  // GCC 12 warns of its own header: bug 105593
@@ -16,7 +17,6 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include <initializer_list>
 #include <utility>
 
 #include "../scan.h"
@@ -39,21 +39,45 @@ constexpr Number larger_of(Number a, Number b) {
   return a < b ? b : a;
 }
 
-// A slice: 512 rows at most. Row r is bit r % 64 of lane r / 64 of its planes. Plane i of a word's column is bit i of
-// the word. A place after each column keeps them from sharing places in caches; that of the first is a zero plane.
+// A slice: 512 rows at most. Rows 64 l to 64 l + 63 are lane l of its planes, in an order that costs least to make (see
+// in_order). Plane i of a word's column is bit i of the word. A place after each column keeps them from sharing places
+// in caches; that of the first is a zero plane.
 constexpr size_t kSliceRows = 512;
 constexpr size_t kPlaneBytes = 64;
 constexpr size_t kColumnPlanes = 65;
 constexpr size_t kZeroPlane = 64;
 constexpr size_t n_slice_bytes(size_t n_words) { return n_words * kColumnPlanes * kPlaneBytes; }
-constexpr size_t kScratchBytes = 64 * kPlaneBytes;
+
+// The bits of a plane's lane in the order of rows. Of each sixteen, the lower eight are even rows, the others odd ones.
+inline uint64_t in_order(uint64_t lane) {
+  constexpr uint64_t kMiddle[3] = {0x00f000f000f000f0, 0x0c0c0c0c0c0c0c0c, 0x2222222222222222};
+  for (unsigned i = 0, by = 4; i < 3; ++i, by /= 2) {
+    const uint64_t swapped = (lane ^ lane >> by) & kMiddle[i];
+    lane ^= swapped ^ swapped << by;
+  }
+  return lane;
+}
 
 ALWAYS_INLINE __m512i load(const uint8_t* plane) { return _mm512_loadu_si512(plane); }
 
-// Of register r, byte 2 k + i of each 16-byte lane becomes byte 8 i + r of that lane of register k.
-inline void interleave(__m512i x[8]) {
-  for (size_t apart : {4, 2, 1})
-    for (size_t i = 0; i < 8; ++i) {
+// How many of the lines ahead to fetch at each of n_steps steps.
+inline size_t n_lines_a_step(const Ahead& ahead, size_t n_steps) { return (ahead.n_lines + n_steps - 1) / n_steps; }
+
+// Fetches n of the lines ahead, from line `first` on, or what is left of them.
+ALWAYS_INLINE void fetch(const Ahead& ahead, size_t first, size_t n) {
+  const size_t end = smaller_of(first + n, ahead.n_lines);
+  for (size_t line = first; line < end; ++line)
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead.begin + line * kPlaneBytes), 0, 2);
+}
+
+// Byte 16 / n * k + i of each 16-byte lane of register r of n, 8 or 16, becomes byte n i + r of that lane of register
+// k.
+template <size_t kRegisters>
+ALWAYS_INLINE void interleave(__m512i* x) {
+#pragma GCC unroll 4
+  for (size_t apart = kRegisters / 2; apart != 0; apart /= 2)
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kRegisters; ++i) {
       if (i & apart) continue;
       const __m512i low = _mm512_unpacklo_epi8(x[i], x[i + apart]);
       x[i + apart] = _mm512_unpackhi_epi8(x[i], x[i + apart]);
@@ -61,35 +85,53 @@ inline void interleave(__m512i x[8]) {
     }
 }
 
-// Writes each word of a slice's rows to a column of its own. Register r of a column is of rows 64 g + r: its byte
-// 16 l + 2 b + i is byte b of row 64 (2 l + i) + r.
-inline void write_columns(const uint64_t* words, size_t n_rows, size_t n_words, uint8_t* columns) {
-  const size_t n_all = n_rows * n_words;
-  size_t row = 0, word = 0;  // of the first of eight words of rows 64 g
-  for (size_t at = 0; at < 64 * n_words; at += 8) {
-    __m512i x[8], pairs[8], fours[8];
-    for (size_t i = 0; i < 8; ++i) {
-      const size_t begin = 64 * i * n_words + at, n = begin >= n_all ? 0 : n_all - begin;
-      const auto present = static_cast<__mmask8>(n >= 8 ? 0xff : (1u << n) - 1);
-      x[i] = _mm512_maskz_loadu_epi64(present, words + begin);
-    }
-    for (size_t i = 0; i < 8; i += 2) {
-      pairs[i] = _mm512_unpacklo_epi8(x[i], x[i + 1]);  // words 0, 2, 4, 6 of two rows
-      pairs[i + 1] = _mm512_unpackhi_epi8(x[i], x[i + 1]);
-    }
-    for (size_t i : {0, 1, 4, 5}) {
-      fours[i] = _mm512_shuffle_i64x2(pairs[i], pairs[i + 2], 0x88);  // words i and i + 4 of two rows, then of two more
-      fours[i + 2] = _mm512_shuffle_i64x2(pairs[i], pairs[i + 2], 0xdd);
-    }
-    for (size_t i = 0; i < 4; ++i) {
-      x[i] = _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0x88);
-      x[i + 4] = _mm512_shuffle_i64x2(fours[i], fours[i + 4], 0xdd);
-    }
-    for (size_t i = 0; i < 8; ++i) {
-      _mm512_storeu_si512(columns + (word * kColumnPlanes + row) * kPlaneBytes, x[i]);
-      if (++word < n_words) continue;
-      word = 0;
-      ++row;
+// Two words from each of four places, `apart` words from one to the next. Zeros from `end` on, but not if kIsWhole.
+template <bool kIsWhole>
+ALWAYS_INLINE __m512i load_pairs(const uint64_t* from, size_t apart, const uint64_t* end) {
+  const auto pair = [&](size_t i) {
+    const uint64_t* at = from + i * apart;
+    if (kIsWhole || at + 2 <= end) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    return at < end ? _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)) : _mm_setzero_si128();
+  };
+  __m512i x = _mm512_castsi128_si512(pair(0));
+  x = _mm512_mask_broadcast_i32x4(x, 0x00f0, pair(1));
+  x = _mm512_mask_broadcast_i32x4(x, 0x0f00, pair(2));
+  return _mm512_mask_broadcast_i32x4(x, 0xf000, pair(3));
+}
+
+// Writes bytes whose bits are those of eight rows: to register 16 k + s of a word's column, for bits 16 k to 16 k + 15,
+// those of rows 16 (s / 2 % 4) + 2 r + s % 2 of blocks 2 l + s / 8, r from 0 to 7, in the bytes of 16-byte lane l. A
+// block is 64 rows. n_fetched: lines at each of 8 n_words steps.
+template <bool kIsWhole>
+__attribute__((noinline)) void write_columns(const Part& part, size_t n_fetched) {
+  const __m512i bits = _mm512_set1_epi64(static_cast<long long>(0x8040201008040201));
+  const size_t n_words = part.n_words(), block = 64 * n_words;
+  const uint64_t* end = part.words + part.n_rows * n_words;
+  for (size_t sixteen = 0; sixteen < 8; ++sixteen) {  // rows: four times those of even blocks, then those of odd ones
+    const uint64_t* words = part.words + sixteen / 4 * block + sixteen % 4 * (16 * n_words);
+    size_t word = 0, is_odd_row = 0;
+    for (size_t pair = 0; pair < n_words; ++pair) {
+      fetch(part.ahead, (sixteen * n_words + pair) * n_fetched, n_fetched);
+      __m512i x[8];
+      const uint64_t* from = words + 2 * pair;
+#pragma GCC unroll 8
+      for (size_t r = 0; r < 8; ++r) {
+        x[7 - r] = load_pairs<kIsWhole>(from, 2 * block, end);
+        from += 2 * n_words;
+        asm volatile("" : "+r"(from));  // lest all addresses be kept at once
+      }
+      interleave<8>(x);
+#pragma GCC unroll 2
+      for (size_t i = 0; i < 2; ++i) {
+        uint8_t* column = part.prepared + (word * kColumnPlanes + 2 * sixteen + is_odd_row) * kPlaneBytes;
+        // Byte 8 i + r of a lane has been byte i of row r's two. Bit b of it becomes bit r of byte 8 i + b.
+#pragma GCC unroll 4
+        for (size_t k = 0; k < 4; ++k)
+          _mm512_storeu_si512(column + 16 * k * kPlaneBytes, _mm512_gf2p8affine_epi64_epi8(bits, x[4 * i + k], 0));
+        if (++word < n_words) continue;
+        word = 0;
+        ++is_odd_row;
+      }
     }
   }
 }
@@ -100,41 +142,31 @@ ALWAYS_INLINE void each_of(Use use, std::index_sequence<kNumber...>) {
 }
 
 // Writes a slice's planes. Calls use(i, planes) for planes 8 i to 8 i + 7 of each word, i from 0 to 7, a type's value.
-// words: row-major [n_rows, n_words]. scratch: kScratchBytes, aligned to 64.
 template <class Use>
-ALWAYS_INLINE void write_planes(const uint64_t* words, size_t n_rows, size_t n_words, uint8_t* planes, uint8_t* scratch,
-                                Use use) {
-  write_columns(words, n_rows, n_words, planes);
-  const __m512i bits = _mm512_set1_epi64(static_cast<long long>(0x8040201008040201));
-  const __m512i order = _mm512_set4_epi32(0x0f070e06, 0x0d050c04, 0x0b030a02, 0x09010800);
-  // The next slice's rows come from memory while this one is searched. They may lie beyond the database.
-  auto next = reinterpret_cast<uintptr_t>(words) + kSliceRows * n_words * sizeof(uint64_t);
-  const auto fetch = [&] {
-    for (size_t i = 0; i < 4; ++i, next += kPlaneBytes) __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
-  };
-  for (size_t word = 0; word < n_words; ++word) {
-    uint8_t* column = planes + word * kColumnPlanes * kPlaneBytes;
-    __m512i x[8];
-    for (size_t eight = 0; eight < 8; ++eight) {
-      fetch();
-      for (size_t i = 0; i < 8; ++i) x[i] = load(column + (8 * eight + 7 - i) * kPlaneBytes);
-      interleave(x);
-      // Bit b of byte 8 i + r of a lane becomes bit 7 - r of byte 8 i + b, and that byte 2 b + i.
-      for (size_t i = 0; i < 8; ++i) {
-        const __m512i turned = _mm512_gf2p8affine_epi64_epi8(bits, x[i], 0);
-        _mm512_storeu_si512(scratch + (8 * i + eight) * kPlaneBytes, _mm512_shuffle_epi8(turned, order));
-      }
-    }
-    const auto write_eight = [&](auto eight) {
-      fetch();
-      for (size_t i = 0; i < 8; ++i) x[i] = load(scratch + (8 * eight.value + i) * kPlaneBytes);
-      interleave(x);
-      for (size_t i = 0; i < 8; ++i) _mm512_storeu_si512(column + (8 * eight.value + i) * kPlaneBytes, x[i]);
-      use(eight, x);
-    };
-    each_of(write_eight, std::make_index_sequence<8>());
+ALWAYS_INLINE void write_planes(const Part& part, Use use) {
+  const size_t n_words = part.n_words();
+  const size_t n_fetched = n_lines_a_step(part.ahead, 12 * n_words);
+  if (part.n_rows == kSliceRows) {
+    write_columns<true>(part, n_fetched);
+  } else {
+    write_columns<false>(part, n_fetched);
   }
-  _mm512_storeu_si512(planes + kZeroPlane * kPlaneBytes, _mm512_setzero_si512());
+  for (size_t word = 0; word < n_words; ++word) {
+    const auto write_sixteen = [&](auto sixteen) {
+      uint8_t* column = part.prepared + (word * kColumnPlanes + 16 * sixteen.value) * kPlaneBytes;
+      fetch(part.ahead, (8 * n_words + 4 * word + sixteen.value) * n_fetched, n_fetched);
+      __m512i x[16];
+#pragma GCC unroll 16
+      for (size_t i = 0; i < 16; ++i) x[i] = load(column + i * kPlaneBytes);
+      interleave<16>(x);
+#pragma GCC unroll 16
+      for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(column + i * kPlaneBytes, x[i]);
+      use(std::integral_constant<size_t, 2 * sixteen.value>(), x);
+      use(std::integral_constant<size_t, 2 * sixteen.value + 1>(), x + 8);
+    };
+    each_of(write_sixteen, std::make_index_sequence<4>());
+  }
+  _mm512_storeu_si512(part.prepared + kZeroPlane * kPlaneBytes, _mm512_setzero_si512());
 }
 
 // A counter of 512 rows: at most two planes of each weight 1, 2, 4, ... How many there are of each is known where the
@@ -182,7 +214,9 @@ ALWAYS_INLINE void settle(Counter& counter) {
   }
 }
 
-constexpr unsigned bit_length(size_t value) { return value == 0 ? 0 : 1 + bit_length(value / 2); }
+constexpr unsigned bit_length(uint64_t value) {
+  return value == 0 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(value));
+}
 
 alignas(64) constexpr uint64_t kAllOrNone[2][8] = {{}, {~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull}};
 
@@ -192,18 +226,17 @@ ALWAYS_INLINE __m512i near_by(__m512i plane, uint64_t limit, size_t digit, __m51
   return _mm512_ternarylogic_epi64(near, plane, _mm512_loadu_si512(kAllOrNone[limit >> digit & 1]), 0xb2);
 }
 
-// Writes hits for a slice's rows that are near. first: row 0 of the slice within the part. lanes: those of `near` that
-// are not zero.
-inline size_t write_near_rows(const Part& part, size_t first, const uint64_t* query, __m512i near, unsigned lanes,
-                              Hit* hits) {
+// Writes a query's hits: a slice's rows that are near. lanes: those of `near` that are not zero.
+__attribute__((noinline)) size_t write_near_rows(const Part& part, const uint64_t* query, __m512i near, unsigned lanes,
+                                                 Hit* hits) {
   alignas(64) uint64_t rows_of[8];
   _mm512_storeu_si512(rows_of, near);
   const size_t n_words = part.n_words();
   size_t n_hits = 0;
   for (; lanes != 0; lanes &= lanes - 1) {
     const auto lane = static_cast<size_t>(__builtin_ctz(lanes));
-    for (uint64_t rows = rows_of[lane]; rows != 0; rows &= rows - 1) {
-      const size_t row = first + 64 * lane + static_cast<size_t>(__builtin_ctzll(rows));
+    for (uint64_t rows = in_order(rows_of[lane]); rows != 0; rows &= rows - 1) {
+      const size_t row = 64 * lane + static_cast<size_t>(__builtin_ctzll(rows));
       if (row >= part.n_rows) return n_hits;
       const uint64_t* code = part.words + row * n_words;
       uint64_t distance = n_differing(query[0], code[0]);
@@ -214,12 +247,12 @@ inline size_t write_near_rows(const Part& part, size_t first, const uint64_t* qu
   return n_hits;
 }
 
-// Adds a query's hits in a slice to those it has. Nothing for one that wants none.
-ALWAYS_INLINE void add_near_rows(const Part& part, size_t first, size_t q, __m512i near, PartQueries& queries) {
+// Writes query q's hits in a slice. None for one that wants none.
+ALWAYS_INLINE void add_near_rows(const Part& part, size_t q, __m512i near, PartQueries& queries) {
   const unsigned lanes = _mm512_test_epi64_mask(near, near);
   if (lanes == 0 || queries.radii[q] < 0) return;
   const uint64_t* query = queries.words + q * part.n_words();
-  queries.n_hits[q] += write_near_rows(part, first, query, near, lanes, queries.hits[q] + queries.n_hits[q]);
+  queries.n_hits[q] = write_near_rows(part, query, near, lanes, queries.hits[q]);
 }
 
 }  // namespace

@@ -183,6 +183,14 @@ ALWAYS_INLINE void count_class(const uint8_t* planes, const uint16_t* list, size
   }
 }
 
+// The counts of classes 1 to 7, one after the other: with room for more digits they would share fewer places in caches.
+struct Counts {
+  __m512i* digits;
+  unsigned n_digits;  // room for so many of each, at least as many as count_class writes
+
+  ALWAYS_INLINE __m512i* of(size_t number) const { return digits + (number - 1) * n_digits; }
+};
+
 // Digit by digit, from the lowest: how many of the bits that a row has set are of classes with bit q,
 //
 //   b_0 = c_1 + c_3 + c_5 + c_7, b_1 = c_2 + c_3 + c_6 + c_7, b_2 = c_4 + c_5 + c_6 + c_7,
@@ -195,14 +203,14 @@ struct Sums {
   __m512i near[kTrio];        // rows whose 2 b_q - p is at most the limit, which has as many digits, but for the sign
   uint64_t limits[kTrio];     // plus what the sign counts, so that it is one when the number is not negative
 
-  Sums() {
+  explicit ALWAYS_INLINE Sums(const uint64_t limits_of[kTrio]) {
+    for (size_t q = 0; q < kTrio; ++q) limits[q] = limits_of[q];
     for (size_t q = 0; q < kTrio; ++q) query_carries[q] = near[q] = _mm512_set1_epi64(-1);
   }
 
-  // counts: of classes 1 to 7.
-  ALWAYS_INLINE void add_digit(const __m512i (*counts)[kMostDigits], unsigned digit, __m512i b[kTrio]) {
+  ALWAYS_INLINE void add_digit(const Counts& counts, unsigned digit, __m512i b[kTrio]) {
     const auto pair = [&](size_t i, size_t j, __m512i& carry) {
-      return add(counts[i - 1][digit], counts[j - 1][digit], carry);
+      return add(counts.of(i)[digit], counts.of(j)[digit], carry);
     };
     const __m512i pairs[5] = {pair(3, 7, pair_carries[0]), pair(1, 5, pair_carries[1]), pair(2, 6, pair_carries[2]),
                               pair(5, 6, pair_carries[3]), pair(4, 7, pair_carries[4])};
@@ -226,9 +234,16 @@ struct Sums {
   }
 };
 
-// Writes sums.near. n_sum_digits: of 2 b_q - p; two more than of a count, at least.
-ALWAYS_INLINE void sum_up(const __m512i (*counts)[kMostDigits], unsigned n_digits, const uint8_t* population,
-                          unsigned n_sum_digits, Sums& sums) {
+// Writes the rows whose 2 b_q - p is at most a limit, whose sign counts as Sums says. kDigits: of a count; kSumDigits:
+// of 2 b_q - p, more than that; both 0 for any. Where they are known, what is between digits stays in registers.
+template <unsigned kDigits, unsigned kSumDigits>
+__attribute__((noinline)) void find_near(const Counts& counts, unsigned n_digits, const uint8_t* population,
+                                         unsigned n_sum_digits, const uint64_t limits[kTrio], __m512i near[kTrio]) {
+  if constexpr (kDigits != 0) {
+    n_digits = kDigits;
+    n_sum_digits = kSumDigits;
+  }
+  Sums sums(limits);
   __m512i b[kTrio];
 #pragma GCC unroll 8
   for (unsigned digit = 0; digit < n_digits; ++digit) {
@@ -236,6 +251,7 @@ ALWAYS_INLINE void sum_up(const __m512i (*counts)[kMostDigits], unsigned n_digit
     sums.compare(b, population, digit);
   }
   sums.add_fours(sums.pair_carries, b);
+#pragma GCC unroll 8
   for (unsigned digit = n_digits; digit + 1 < n_sum_digits; ++digit) {
     sums.compare(b, population, digit);
     for (size_t q = 0; q < kTrio; ++q) {
@@ -244,17 +260,18 @@ ALWAYS_INLINE void sum_up(const __m512i (*counts)[kMostDigits], unsigned n_digit
     }
   }
   sums.compare<true>(b, population, n_sum_digits - 1);
+  for (size_t q = 0; q < kTrio; ++q) near[q] = sums.near[q];
 }
 
-// A part is a slice, the digits of how many bits its rows have set, and scratch, which then takes the counts: on the
-// stack, where processes' addresses differ, they fall in places of the planes' or beside them by chance.
+// A part is a slice, the digits of how many bits its rows have set, and room for counts: on the stack, where processes'
+// addresses differ, they fall in places of the planes' or beside them by chance.
 size_t trio_part_rows(size_t) { return kSliceRows; }
 constexpr size_t kCountBytes = kCounted * kMostDigits * kPlaneBytes;
 size_t n_trio_part_bytes(size_t n_bits) {
-  return n_slice_bytes((n_bits + 63) / 64) + kMostDigits * kPlaneBytes + larger_of(kScratchBytes, kCountBytes);
+  return n_slice_bytes((n_bits + 63) / 64) + kMostDigits * kPlaneBytes + kCountBytes;
 }
 uint8_t* population_of(const Part& part) { return part.prepared + n_slice_bytes(part.n_words()); }
-uint8_t* scratch_of(const Part& part) { return population_of(part) + kMostDigits * kPlaneBytes; }
+uint8_t* counts_of(const Part& part) { return population_of(part) + kMostDigits * kPlaneBytes; }
 
 void prepare_for_trios(const Part& part) {
   const unsigned n_digits = bit_length(64 * part.n_words());
@@ -271,31 +288,40 @@ void prepare_for_trios(const Part& part) {
       for (unsigned i = bit_length(64); i < n_digits; ++i) n_set[i] = add(n_set[i], _mm512_setzero_si512(), carry);
     }
   };
-  write_planes(part.words, part.n_rows, part.n_words(), part.prepared, scratch_of(part), count);
+  write_planes(part, count);
   for (unsigned i = 0; i < kMostDigits; ++i) _mm512_storeu_si512(population + i * kPlaneBytes, n_set[i]);
 }
 
-// kDigits: the trio's, or 0 for any.
+// kDigits: the trio's, or 0 for any. n_fetched: lines ahead, before each list.
 template <unsigned kDigits>
-__attribute__((noinline)) void within_trio(const Part& part, const Trio& trio, size_t first, PartQueries& queries) {
-  auto* counts = reinterpret_cast<__m512i(*)[kMostDigits]>(scratch_of(part));
+__attribute__((noinline)) void within_trio(const Part& part, const Trio& trio, size_t first, size_t n_fetched,
+                                           PartQueries& queries) {
   const unsigned n_digits = kDigits == 0 ? trio.n_digits : kDigits;
+  const Counts counts = {reinterpret_cast<__m512i*>(counts_of(part)), larger_of(n_digits, kMostCounted)};
   const uint16_t* list = trio.lists();
-  for (size_t i = 0; i < kCounted; list += trio.n_listed[i++])
-    count_class<kDigits>(part.prepared, list, trio.n_listed[i], n_digits, counts[trio.classes[i] - 1]);
+  for (size_t i = 0; i < kCounted; list += trio.n_listed[i++]) {
+    fetch(queries.ahead, (first / kTrio * kCounted + i) * n_fetched, n_fetched);
+    count_class<kDigits>(part.prepared, list, trio.n_listed[i], n_digits, counts.of(trio.classes[i]));
+  }
   const size_t end = smaller_of(first + kTrio, queries.n);
   const unsigned n_sum_digits = bit_length(part.n_bits) + 1;
   const int64_t beyond = int64_t{1} << (n_sum_digits - 1);
-  Sums sums;
+  uint64_t limits[kTrio];
   for (size_t q = 0; q < kTrio; ++q) {
     const int64_t radius = first + q < end ? queries.radii[first + q] : 0;
     const int64_t limit = trio.is_set[q] ? radius - trio.n_set[q] : trio.n_set[q] - radius - 1;
-    sums.limits[q] = static_cast<uint64_t>(larger_of(smaller_of(limit, beyond - 1), -beyond) + beyond);
+    limits[q] = static_cast<uint64_t>(larger_of(smaller_of(limit, beyond - 1), -beyond) + beyond);
   }
-  sum_up(counts, n_digits, population_of(part), n_sum_digits, sums);
+  __m512i near[kTrio];
+  constexpr unsigned kSumDigits = kDigits + 4;  // as most often, where no class is much larger than the others
+  if (kDigits != 0 && n_sum_digits == kSumDigits) {
+    find_near<kDigits, kSumDigits>(counts, n_digits, population_of(part), n_sum_digits, limits, near);
+  } else {
+    find_near<0, 0>(counts, n_digits, population_of(part), n_sum_digits, limits, near);
+  }
   for (size_t q = first; q < end; ++q) {
     const __m512i invert = _mm512_set1_epi64(trio.is_set[q - first] ? 0 : -1);
-    add_near_rows(part, 0, q, _mm512_xor_si512(sums.near[q - first], invert), queries);
+    add_near_rows(part, q, _mm512_xor_si512(near[q - first], invert), queries);
   }
 }
 
@@ -327,19 +353,20 @@ void plan_trios(const uint64_t* queries, size_t n_queries, size_t n_bits, uint8_
 
 void within_trios(const Part& part, PartQueries& queries) {
   for (size_t q = 0; q < queries.n; ++q) queries.n_hits[q] = 0;
+  const size_t n_fetched = n_lines_a_step(queries.ahead, (queries.n + kTrio - 1) / kTrio * kCounted);
   const uint8_t* plan = queries.plan;
   for (size_t first = 0; first < queries.n; first += kTrio, plan += n_trio_bytes(part.n_bits)) {
     const Trio& trio = *reinterpret_cast<const Trio*>(plan);
     if (trio.n_digits == 4) {
-      within_trio<4>(part, trio, first, queries);
+      within_trio<4>(part, trio, first, n_fetched, queries);
     } else if (trio.n_digits == 5) {
-      within_trio<5>(part, trio, first, queries);
+      within_trio<5>(part, trio, first, n_fetched, queries);
     } else if (trio.n_digits == 6) {
-      within_trio<6>(part, trio, first, queries);
+      within_trio<6>(part, trio, first, n_fetched, queries);
     } else if (trio.n_digits == 7) {
-      within_trio<7>(part, trio, first, queries);
+      within_trio<7>(part, trio, first, n_fetched, queries);
     } else {
-      within_trio<0>(part, trio, first, queries);
+      within_trio<0>(part, trio, first, n_fetched, queries);
     }
   }
 }

@@ -11,6 +11,7 @@ struct __m512i {
   uint64_t lane[8];
 };
 using __mmask8 = uint8_t;
+using __mmask16 = uint16_t;
 
 template <class Lane>
 __m512i each_lane(Lane value) {
@@ -85,12 +86,6 @@ inline __m512i _mm512_unpacklo_epi8(__m512i a, __m512i b) {
 inline __m512i _mm512_unpackhi_epi8(__m512i a, __m512i b) {
   return each_byte([&](int lane, int i) { return byte_of(i % 2 ? b : a, lane + 8 + i / 2); });
 }
-inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i index) {
-  return each_byte([&](int lane, int i) {
-    const uint8_t from = byte_of(index, lane + i);
-    return from & 0x80 ? uint8_t{0} : byte_of(a, lane + (from & 15));
-  });
-}
 // Bit b of a byte is the parity of what it has in common with byte 7 - b of the matrix.
 inline __m512i _mm512_gf2p8affine_epi64_epi8(__m512i a, __m512i matrix, int inverted) {
   return each_byte([&](int lane, int i) {
@@ -100,18 +95,6 @@ inline __m512i _mm512_gf2p8affine_epi64_epi8(__m512i a, __m512i matrix, int inve
       out ^= static_cast<unsigned>(__builtin_parity(byte_of(matrix, row) & byte_of(a, lane + i))) << bit;
     }
     return static_cast<uint8_t>(out);
-  });
-}
-inline __m512i _mm512_set4_epi32(int e3, int e2, int e1, int e0) {
-  const auto both = [](int high, int low) {
-    return uint64_t{static_cast<uint32_t>(high)} << 32 | static_cast<uint32_t>(low);
-  };
-  return each_lane([&](int i) { return i % 2 ? both(e3, e2) : both(e1, e0); });
-}
-inline __m512i _mm512_shuffle_i64x2(__m512i a, __m512i b, int choice) {
-  return each_lane([&](int i) {
-    const int pair = choice >> (2 * (i / 2)) & 3;
-    return (i < 4 ? a : b).lane[2 * pair + i % 2];
   });
 }
 inline __mmask8 _mm512_test_epi64_mask(__m512i a, __m512i b) {
@@ -203,6 +186,23 @@ inline __m128i _mm_load_si128(const __m128i* memory) {
   __m128i out;
   std::memcpy(&out, memory, 16);
   return out;
+}
+inline __m128i _mm_loadu_si128(const __m128i* memory) { return _mm_load_si128(memory); }
+inline __m128i _mm_setzero_si128() { return {{0, 0}}; }
+inline __m128i _mm_loadl_epi64(const __m128i* memory) {
+  __m128i out = _mm_setzero_si128();
+  std::memcpy(&out, memory, 8);
+  return out;
+}
+inline __m512i _mm512_castsi128_si512(__m128i a) { return {{a.lane[0], a.lane[1]}}; }
+inline __m512i _mm512_mask_broadcast_i32x4(__m512i unchosen, __mmask16 mask, __m128i a) {
+  uint32_t out[16], from[4];
+  std::memcpy(out, &unchosen, 64);
+  std::memcpy(from, &a, 16);
+  for (int i = 0; i < 16; ++i)
+    if (mask >> i & 1) out[i] = from[i % 4];
+  std::memcpy(&unchosen, out, 64);
+  return unchosen;
 }
 inline __m256i _mm256_broadcastsi128_si256(__m128i a) { return {{a.lane[0], a.lane[1], a.lane[0], a.lane[1]}}; }
 inline __m256i _mm256_set1_epi16(short value) {
