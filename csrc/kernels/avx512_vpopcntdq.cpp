@@ -13,8 +13,8 @@
 // Limits: two operations a cycle on Zen 4, whose units are half as wide, so 12 rows of 64 bits a cycle; one 64-byte
 // load a cycle. What is prepared, 14 KiB, fits the L1 cache.
 //
-// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 48 % of that
-// limit at 64 bits, 20.9 billion rows a second, where VPOPCNTQ, one a cycle, with its VPXORQ and VPADDQ could not pass
+// Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 46 % of that
+// limit at 64 bits, 20.4 billion rows a second, where VPOPCNTQ, one a cycle, with its VPXORQ and VPADDQ could not pass
 // 19.5. One query of 64 bits over ten million rows takes as much of the read bandwidth on two threads as a plain sum
 // does, and more on one.
 #include "bit_planes.h"
