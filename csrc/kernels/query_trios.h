@@ -15,9 +15,9 @@
 // plane loaded a cycle, 25.
 //
 // Measured on Zen 4 at 3.65 GHz (benchmarks/results/scan-avx512_vpopcntdq.json), 256 queries, one thread: 9.2 words a
-// cycle at 256 bits, 10.1 at 512, which are 33.5 and 36.9 billion words of rows a second, more than VPOPCNTQ counts with
-// nothing else to do (29.2). What the limits leave goes to preparing, the sums of the counts, list lengths that are
-// foretold wrongly, calls, and loads that wait for one another.
+// cycle at 256 bits, 10.1 at 512, which are 33.5 and 36.9 billion words of rows a second, more than VPOPCNTQ counts
+// with nothing else to do (29.2). What the limits leave goes to preparing, the sums of the counts, list lengths that
+// are foretold wrongly, calls, and loads that wait for one another.
 #pragma once
 
 #include <utility>
