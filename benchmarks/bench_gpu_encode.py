@@ -28,7 +28,7 @@ from machine import describe_machine
 from torch import nn
 
 from athsearch import _cuda
-from athsearch.index.gpu import find_gpus
+from athsearch.gpus import find_gpus
 from athsearch.model.checkpoint import ModelDescription, tensors_of
 from athsearch.model.inference import build, build_with
 from athsearch.model.network import NETWORKS

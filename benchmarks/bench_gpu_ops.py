@@ -20,7 +20,7 @@ import torch
 from machine import describe_machine
 from torch.nn import functional
 
-from athsearch.index.gpu import find_gpus
+from athsearch.gpus import find_gpus
 from athsearch.model import ops
 
 RESULT = Path(__file__).parent / "results" / "gpu-ops.json"

@@ -22,8 +22,8 @@ import torch
 from machine import describe_machine
 
 from athsearch.codes import Codes
+from athsearch.gpus import find_gpus
 from athsearch.index import FlatIndex, GpuIndex
-from athsearch.index.gpu import find_gpus
 from athsearch.types import Neighbors
 
 RESULT = Path(__file__).parent / "results" / "gpu-scan.json"

@@ -7,7 +7,6 @@ little else is installed; the others need what the encoder needs.
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import pytest
 
-import athsearch
 from athsearch import _network
 from athsearch.codes import Codes
 from athsearch.errors import CheckpointError, CudaError, DeviceError
-from athsearch.index import gpu
+from athsearch.gpus import find_gpus
 from athsearch.model import inference
 from athsearch.model.checkpoint import ModelDescription
 from athsearch.preprocessing import Preprocessing
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from athsearch import _cuda
 
 Test = TypeVar("Test", bound=Callable[..., Any])
-REASON = gpu.find_gpus().reason
+REASON = find_gpus().reason
 NETWORKS = ("ath-s", "ath-m", "ath-l")
 TOLERANCE = 1e-4  # of the logits' spread: a tenth of the encoder's LOGIT_TOLERANCE
 TYPICAL_FLOAT16, LARGEST_FLOAT16 = 2e-3, 1e-2  # root mean square and largest difference, as shares of the spread
@@ -63,13 +61,6 @@ class StandIn:
 
     def versions(self) -> tuple[int, int]:
         return (13_000 if self.facts else 0), 13_020
-
-
-def install(module: StandIn | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts it in the CUDA module's place; None: there is none."""
-    monkeypatch.setattr(gpu, "_module", lambda: module)
-    monkeypatch.setitem(sys.modules, "athsearch._cuda", module)  # type: ignore[arg-type]
-    monkeypatch.setattr(athsearch, "_cuda", module, raising=False)
 
 
 class Shapes:
@@ -130,18 +121,20 @@ def encoders() -> ModuleType:
     return pytest.importorskip("athsearch.encoder")  # type: ignore[no-any-return]
 
 
-def test_without_the_module_torch_is_asked_as_before(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_module_torch_is_asked_as_before(
+    encoders: ModuleType, install_cuda: Callable[[object], None]
+) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("torch finds a GPU here")
-    install(None, monkeypatch)
+    install_cuda(None)
     from athsearch.model.checkpoint import tensors_of
     from athsearch.model.network import NETWORKS as TORCH_NETWORKS
 
     tensors = tensors_of(TORCH_NETWORKS["ath-m"](64, 16, 2))
     description = ModelDescription("ath-m", 16, ("a", "b"), Preprocessing(size=64))
     for stand_in in (None, StandIn(0), StandIn(1)):
-        install(stand_in, monkeypatch)
+        install_cuda(stand_in)
         with pytest.raises(DeviceError, match=r"device 'cuda:1' cannot be used: "):
             encoders.Encoder(tensors, description, "cuda:1")
     for device in ("quantum", "cuda:", "cudas"):
@@ -149,27 +142,33 @@ def test_without_the_module_torch_is_asked_as_before(encoders: ModuleType, monke
             encoders.Encoder(tensors, description, device)
 
 
-def test_with_neither_module_nor_torch_both_are_named(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_neither_module_nor_torch_both_are_named(
+    encoders: ModuleType, monkeypatch: pytest.MonkeyPatch, install_cuda: Callable[[object], None]
+) -> None:
     description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
     monkeypatch.setattr(encoders, "_has_torch", lambda: False)
-    install(None, monkeypatch)
+    install_cuda(None)
     with pytest.raises(DeviceError, match=r"'cuda' cannot be used: .*ATH_CUDA=ON pip install .*torch is not installed"):
         encoders.Encoder(tensors, description, "cuda")
-    install(StandIn(0), monkeypatch)
+    install_cuda(StandIn(0))
     with pytest.raises(DeviceError, match=r"CUDA finds no GPU: CUDA driver version is insufficient.*torch is not"):
         encoders.Encoder(tensors, description, "cuda")
-    install(StandIn(1), monkeypatch)
+    install_cuda(StandIn(1))
     with pytest.raises(DeviceError, match=r"'cuda:1' cannot be used: CUDA sees 1 GPUs"):
         encoders.Encoder(tensors, description, "cuda:1")
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
 def test_the_module_is_taken_where_it_finds_that_gpu(
-    device: str, number: int, encoders: ModuleType, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    number: int,
+    encoders: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    install_cuda: Callable[[object], None],
 ) -> None:
     description, tensors = drawn_model("ath-l", 64, 40, monkeypatch, mirrors="horizontal")
     module = StandIn(2)
-    install(module, monkeypatch)
+    install_cuda(module)
     encoder = encoders.Encoder(tensors, description, device)
     assert module.made == [(64, number)]
     assert encoder.device == device
@@ -183,10 +182,12 @@ def test_the_module_is_taken_where_it_finds_that_gpu(
         encoders.Encoder({**tensors, "hash_layer.weight": tensors["hash_layer.weight"][:3]}, description, device)
 
 
-def test_auto_takes_a_gpu_that_the_module_finds(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_a_gpu_that_the_module_finds(
+    encoders: ModuleType, monkeypatch: pytest.MonkeyPatch, install_cuda: Callable[[object], None]
+) -> None:
     description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
     monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/nvidiactl")
-    install(StandIn(1), monkeypatch)
+    install_cuda(StandIn(1))
     assert encoders.Encoder(tensors, description).device == "cuda"
 
     def fail() -> object:

@@ -14,11 +14,12 @@ import pytest
 
 from athsearch.codes import Codes
 from athsearch.errors import CudaError, DeviceError, KernelUnavailable
+from athsearch.gpus import find_gpus
 from athsearch.index import FlatIndex, GpuIndex, gpu, open_index
 from athsearch.types import Mask, Neighbors, Words
 
 Test = TypeVar("Test", bound=Callable[..., Any])
-REASON = gpu.find_gpus().reason
+REASON = find_gpus().reason
 
 
 def needs_gpu(test: Test) -> Test:
@@ -97,29 +98,29 @@ def assert_answers_are_the_flat_ones(bits: int, n_codes: int, n_queries: int, fl
     assert_same(index.search(queries, 5, **asked), flat.search(queries, 5, **asked))  # type: ignore[arg-type]
 
 
-def test_without_the_module_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_module", lambda: None)
+def test_without_the_module_the_cure_is_told(install_cuda: Callable[[object], None]) -> None:
+    install_cuda(None)
     with pytest.raises(DeviceError, match=r"ATH_CUDA=ON pip install .*kind flat searches on the CPU"):
         open_index("gpu", random_codes(9, 64, 1, 0.5))
 
 
-def test_without_a_gpu_cudas_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_module", lambda: StandIn(0))
+def test_without_a_gpu_cudas_reason_is_told(install_cuda: Callable[[object], None]) -> None:
+    install_cuda(StandIn(0))
     with pytest.raises(DeviceError, match="CUDA finds no GPU: CUDA driver version is insufficient"):
         GpuIndex(random_codes(9, 64, 1, 0.5))
-    assert gpu.find_gpus().driver is None
-    monkeypatch.setattr(gpu, "_module", lambda: StandIn(2))
+    assert find_gpus().driver is None
+    install_cuda(StandIn(2))
     with pytest.raises(DeviceError, match="CUDA sees 2 GPUs: there is no GPU 2"):
         GpuIndex(random_codes(9, 64, 1, 0.5), device=2)
-    assert (gpu.find_gpus().driver, gpu.find_gpus().runtime) == ("13.0", "13.2")
+    assert (find_gpus().driver, find_gpus().runtime) == ("13.0", "13.2")
 
 
 @pytest.mark.parametrize("n_queries", [0, 1, 7])
 @pytest.mark.parametrize("n_codes", [0, 5000])
 def test_parts_and_segments_come_together_with_a_stand_in(
-    n_codes: int, n_queries: int, monkeypatch: pytest.MonkeyPatch
+    n_codes: int, n_queries: int, monkeypatch: pytest.MonkeyPatch, install_cuda: Callable[[object], None]
 ) -> None:
-    monkeypatch.setattr(gpu, "_module", lambda: StandIn(1))
+    install_cuda(StandIn(1))
     monkeypatch.setattr(gpu, "UPLOADED_ROWS", 999)
     assert_answers_are_the_flat_ones(128, n_codes, n_queries, 0.2)
 
@@ -179,7 +180,7 @@ def test_a_gpu_that_is_short_of_memory_says_so_and_goes_on() -> None:
 
 @needs_gpu
 def test_rows_past_2_to_the_31_are_found() -> None:
-    free = gpu.find_gpus().devices[0]["free_bytes"]
+    free = find_gpus().devices[0]["free_bytes"]
     if free < 24 << 30:
         pytest.skip(f"needs 24 GiB of free GPU memory, there are {free / 2**30:.0f}")
     codes = Codes(np.random.default_rng(1).integers(0, 2**64, (1 << 23, 1), np.uint64), 64)

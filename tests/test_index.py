@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from athsearch import _scan
 from athsearch.codes import Codes, concatenate
 from athsearch.errors import KernelUnavailable, ModelMismatch, SegmentCorrupt
-from athsearch.index import INDEXES, DistinctIndex, FlatIndex, MihIndex, gpu, open_index
+from athsearch.gpus import find_gpus
+from athsearch.index import INDEXES, DistinctIndex, FlatIndex, MihIndex, open_index
 from athsearch.index.distinct import SORTED_KINDS
 from athsearch.index.sorted import SortedForm
 from athsearch.types import AnyArray, Bools, Ids, Mask, Neighbors
 
 BITS = (1, 7, 12, 36, 48, 63, 64, 65, 128, 512)
-NO_GPU = gpu.find_gpus().reason
+NO_GPU = find_gpus().reason
 # FAISS's: test_faiss_adapters.py. The GPU's where there is one; what it says elsewhere: test_gpu_index.py.
 OURS = [kind for kind in INDEXES if not kind.startswith("faiss-") and (kind != "gpu" or NO_GPU is None)]
 N_CODES = (0, 1, 7, 8, 9, 4095, 4097)

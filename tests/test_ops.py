@@ -18,13 +18,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from athsearch.codes import Codes  # noqa: E402
-from athsearch.index import gpu  # noqa: E402
+from athsearch.gpus import find_gpus  # noqa: E402
 from athsearch.model import ops  # noqa: E402
 from athsearch.model.network import NETWORKS, ATHNet, ResidualATHNet, SpatialAttention  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 Test = TypeVar("Test", bound=Callable[..., Any])
-REASON = gpu.find_gpus().reason or (None if torch.cuda.is_available() else "torch finds no GPU")
+REASON = find_gpus().reason or (None if torch.cuda.is_available() else "torch finds no GPU")
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHAPES = ((1, 1, 1, 1), (2, 5, 7, 3), (3, 16, 40, 33), (2, 24, 17, 64), (1, 300, 3, 5))

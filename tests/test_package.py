@@ -24,11 +24,12 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "images": set(),
     "preprocessing": set(),
     "data": {"images"},
-    "index": {"_scan", "_cuda"},
+    "gpus": {"_cuda"},
+    "index": {"_cuda", "_scan", "gpus"},
     "benchmark": {"index"},
-    "model": {"_cuda", "_network", "preprocessing"},
+    "model": {"_network", "gpus", "preprocessing"},
     "recipes": {"preprocessing"},
-    "encoder": {"_cuda", "data", "images", "index", "model", "preprocessing"},  # index: what GPUs there are
+    "encoder": {"_cuda", "data", "gpus", "images", "model", "preprocessing"},
     "evaluation": {"data", "index", "preprocessing"},  # in `near`, which reads images
     "explanation": {"data"},
     "plots": set(),

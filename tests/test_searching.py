@@ -23,12 +23,13 @@ from athsearch.codes import Codes
 from athsearch.data import Source
 from athsearch.encoder import Encoder
 from athsearch.errors import AthsearchError
-from athsearch.index import INDEXES, gpu
+from athsearch.gpus import find_gpus
+from athsearch.index import INDEXES
 from conftest import Run, draw_image
 
 BITS = 12  # few, so that distances tie
 N_CASES, N_ALONE = 600, 40
-OURS = [kind for kind in INDEXES if "faiss" not in kind and (kind != "gpu" or gpu.find_gpus().reason is None)]
+OURS = [kind for kind in INDEXES if "faiss" not in kind and (kind != "gpu" or find_gpus().reason is None)]
 
 
 def new_case(number: int) -> NewCase:

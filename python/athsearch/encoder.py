@@ -22,7 +22,7 @@ from .codes import Codes
 from .data import Source, locate, read_pixels
 from .errors import CheckpointError, CudaError, DeviceError, ModelMismatch
 from .files import replacing
-from .index.gpu import find_gpus
+from .gpus import find_gpus
 from .model import inference
 from .model.checkpoint import ModelDescription, build_network, model_id, read_weights, weights_file
 from .parallel import map_ahead, n_processors

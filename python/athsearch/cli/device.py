@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import _scan
-from ..index.gpu import find_gpus
+from ..gpus import find_gpus
 from .common import json_option, print_json
 
 

@@ -1,50 +1,18 @@
-"""The flat index on an NVIDIA GPU, by athsearch._cuda, which is built on request; and what GPUs there are."""
+"""The flat index on an NVIDIA GPU, by athsearch._cuda, which is built on request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..codes import Codes
 from ..errors import DeviceError
+from ..gpus import find_gpus
 from ..types import Ids, Mask, Words
 from .base import CheckedIndex, Rows, checked_segments
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from .. import _cuda
-
 UPLOADED_ROWS = 1 << 22  # at once, so that Ctrl-C is heard between
-
-
-@dataclass(frozen=True)
-class Gpus:
-    """What CUDA sees. reason: why there is none, or None.
-
-    driver, runtime: the newest CUDA that the driver knows and that the module was built with, as in "13.0"; None
-    without one.
-    """
-
-    devices: tuple[_cuda.DeviceFacts, ...]
-    reason: str | None
-    driver: str | None = None
-    runtime: str | None = None
-
-
-def find_gpus() -> Gpus:
-    """The GPUs that GpuIndex can use, or why there are none. Raises CudaError where the driver fails."""
-    module = _module()
-    if module is None:
-        return Gpus(
-            (), "athsearch was built without its CUDA module: build it with ATH_CUDA=ON pip install . (docs/cuda.md)"
-        )
-    found, why_none = module.devices()
-    driver, runtime = map(_version, module.versions())
-    return Gpus(tuple(found), f"CUDA finds no GPU: {why_none}" if why_none else None, driver, runtime)
 
 
 class GpuIndex(CheckedIndex):
@@ -58,15 +26,17 @@ class GpuIndex(CheckedIndex):
     """
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, device: int = 0) -> None:
-        gpus, module = find_gpus(), _module()
-        if gpus.reason is not None or module is None:
+        gpus = find_gpus()
+        if gpus.reason is not None:
             raise DeviceError(f"no index of kind gpu: {gpus.reason}; kind flat searches on the CPU")
         if not 0 <= device < len(gpus.devices):
             raise DeviceError(f"CUDA sees {len(gpus.devices)} GPUs: there is no GPU {device}")
+        from .. import _cuda
+
         super().__init__(codes, ids)
         self._segments = checked_segments(codes)
         self._first_rows = np.cumsum([0, *map(len, self._segments)])
-        self._database: _cuda.Database = module.Database(self._n_codes, self._like.n_words, device)
+        self._database = _cuda.Database(self._n_codes, self._like.n_words, device)
         for segment in self._segments:
             for begin in range(0, len(segment), UPLOADED_ROWS):
                 self._database.append(segment.words[begin : begin + UPLOADED_ROWS])
@@ -106,21 +76,3 @@ class GpuIndex(CheckedIndex):
             here = place == number
             words[here] = self._segments[number].words[rows[here] - self._first_rows[number]]
         return words
-
-
-def _module() -> ModuleType | None:
-    try:
-        from .. import _cuda
-    except ModuleNotFoundError as error:
-        if error.name != "athsearch._cuda" and "_cuda" not in str(error):
-            raise
-        return None
-    except ImportError as error:
-        if "_cuda" not in str(error):
-            raise
-        return None
-    return _cuda
-
-
-def _version(number: int) -> str | None:
-    return f"{number // 1000}.{number % 1000 // 10}" if number else None

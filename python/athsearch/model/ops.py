@@ -6,7 +6,6 @@ athsearch._cuda (docs/cuda.md); they run in torch's current stream and never wai
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ..codes import n_words_for
+from ..gpus import cuda_module
 
 MAX_CHANNELS = 32767
 SUMS = {  # what is computed in, by the type of x
@@ -26,15 +26,7 @@ SUMS = {  # what is computed in, by the type of x
 CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # of a type, for the module
 
 
-def _cuda_module() -> ModuleType | None:
-    try:
-        from .. import _cuda
-    except ImportError:
-        return None
-    return _cuda
-
-
-CUDA = _cuda_module()
+CUDA = cuda_module()
 
 
 def has_kernels(x: Tensor) -> bool:
