@@ -37,10 +37,11 @@ constexpr size_t kHitSlack = 8;
 using WithinFunction = size_t (*)(const uint64_t* query, const Block& block, uint64_t radius, Hit* hits);
 
 // Rows that are prepared and compared together, and queries that are shown them together, at most.
-constexpr size_t kMostPartRows = 1024;
+constexpr size_t kMostPartRows = 512;
 constexpr size_t kPartQueries = 12;
 
-// Cache lines that will be needed soon, to be fetched little by little meanwhile. They may lie beyond the database.
+// Memory that will be needed soon, from any address on, for kernels that fetch it little by little meanwhile. It may
+// lie beyond the database.
 struct Ahead {
   uintptr_t begin;
   size_t n_lines;
@@ -60,10 +61,10 @@ struct Part {
 
 // What queries, at most kPartQueries, ask of a part and get.
 struct PartQueries {
-  const uint64_t* words;  // row-major [n, n_words]
-  const uint8_t* plan;    // what was planned of them
-  const int64_t* radii;   // [n], inclusive, below 2^31 - 1; -1: no hit is wanted
-  size_t n;
+  const uint64_t* words;                              // row-major [n, n_words]
+  const uint8_t* plan;                                // what was planned of them
+  const int64_t* radii;                               // [n], inclusive, below 2^31 - 1; -1: no hit is wanted
+  size_t n;                                           // from 1
   Ahead ahead;                                        // to be fetched while they are answered
   size_t n_hits[kPartQueries];                        // written, as are
   Hit hits[kPartQueries][kMostPartRows + kHitSlack];  // each query's hits, rows ascending

@@ -118,8 +118,7 @@ py::tuple devices() {
 PYBIND11_MODULE(_cuda, module) {
   module.doc() =
       "Exact Hamming search, hashing networks and their operations on NVIDIA GPUs, for athsearch.index.gpu, the "
-      "encoder "
-      "and athsearch.model.ops.";
+      "encoder and athsearch.model.ops.";
   py::register_local_exception_translator([](std::exception_ptr pending) {
     try {
       if (pending) std::rethrow_exception(pending);

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-import athsearch
 from athsearch import _scan, cli
 from athsearch.data import Source, open_source
 from athsearch.encoder import Encoder
@@ -35,17 +34,6 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setenv("ATHSEARCH_KERNEL", request.param)
     assert _scan.selected_kernel() == request.param
     return str(request.param)
-
-
-@pytest.fixture
-def install_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
-    """Puts a stand-in in the CUDA module's place; None: the module was not built."""
-
-    def install(module: object) -> None:
-        monkeypatch.setitem(sys.modules, "athsearch._cuda", module)  # type: ignore[arg-type]
-        monkeypatch.setattr(athsearch, "_cuda", module, raising=False)
-
-    return install
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import re
 import signal
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from athsearch.archive.archive import Archive
 from athsearch.encoder import Encoder
 from athsearch.evaluation import evaluate
 from conftest import Run, draw_image, interrupt_when, run_apart
+from cuda_stand_in import install_cuda
 
 
 @pytest.fixture
@@ -456,20 +456,20 @@ def test_ctrl_c_while_training_loses_nothing(run: Run, images: Path, tmp_path: P
     assert weights[0] == weights[1]
 
 
-def test_device_says_what_there_is(run: Run, install_cuda: Callable[[object], None]) -> None:
+def test_device_says_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     facts: Any = run("device", "--json").json()
     assert facts["cpu"]["kernel"] in facts["cpu"]["available"]
     assert bool(facts["gpus"]) == (facts["gpu_reason"] is None)
-    install_cuda(None)
+    install_cuda(None, monkeypatch)
     outcome = run("device")
     assert outcome.status == 0
     assert "gpu    none: athsearch was built without its CUDA module: build it with ATH_CUDA=ON" in outcome.out
 
 
 def test_a_search_on_a_gpu_that_is_not_there_is_one_line(
-    run: Run, archive: Path, install_cuda: Callable[[object], None]
+    run: Run, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_cuda(None)
+    install_cuda(None, monkeypatch)
     outcome = run("query", archive, "--id", 1, "--kind", "gpu")
     assert outcome.status == 1
     assert "no index of kind gpu" in outcome.error()

@@ -24,6 +24,7 @@ from athsearch.model import inference
 from athsearch.model.checkpoint import ModelDescription
 from athsearch.preprocessing import Preprocessing
 from athsearch.types import AnyArray, Floats, Square
+from cuda_stand_in import install_cuda
 
 if TYPE_CHECKING:
     from athsearch import _cuda
@@ -121,20 +122,18 @@ def encoders() -> ModuleType:
     return pytest.importorskip("athsearch.encoder")  # type: ignore[no-any-return]
 
 
-def test_without_the_module_torch_is_asked_as_before(
-    encoders: ModuleType, install_cuda: Callable[[object], None]
-) -> None:
+def test_without_the_module_torch_is_asked_as_before(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("torch finds a GPU here")
-    install_cuda(None)
+    install_cuda(None, monkeypatch)
     from athsearch.model.checkpoint import tensors_of
     from athsearch.model.network import NETWORKS as TORCH_NETWORKS
 
     tensors = tensors_of(TORCH_NETWORKS["ath-m"](64, 16, 2))
     description = ModelDescription("ath-m", 16, ("a", "b"), Preprocessing(size=64))
     for stand_in in (None, StandIn(0), StandIn(1)):
-        install_cuda(stand_in)
+        install_cuda(stand_in, monkeypatch)
         with pytest.raises(DeviceError, match=r"device 'cuda:1' cannot be used: "):
             encoders.Encoder(tensors, description, "cuda:1")
     for device in ("quantum", "cuda:", "cudas"):
@@ -142,33 +141,27 @@ def test_without_the_module_torch_is_asked_as_before(
             encoders.Encoder(tensors, description, device)
 
 
-def test_with_neither_module_nor_torch_both_are_named(
-    encoders: ModuleType, monkeypatch: pytest.MonkeyPatch, install_cuda: Callable[[object], None]
-) -> None:
+def test_with_neither_module_nor_torch_both_are_named(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
     monkeypatch.setattr(encoders, "_has_torch", lambda: False)
-    install_cuda(None)
+    install_cuda(None, monkeypatch)
     with pytest.raises(DeviceError, match=r"'cuda' cannot be used: .*ATH_CUDA=ON pip install .*torch is not installed"):
         encoders.Encoder(tensors, description, "cuda")
-    install_cuda(StandIn(0))
+    install_cuda(StandIn(0), monkeypatch)
     with pytest.raises(DeviceError, match=r"CUDA finds no GPU: CUDA driver version is insufficient.*torch is not"):
         encoders.Encoder(tensors, description, "cuda")
-    install_cuda(StandIn(1))
+    install_cuda(StandIn(1), monkeypatch)
     with pytest.raises(DeviceError, match=r"'cuda:1' cannot be used: CUDA sees 1 GPUs"):
         encoders.Encoder(tensors, description, "cuda:1")
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
 def test_the_module_is_taken_where_it_finds_that_gpu(
-    device: str,
-    number: int,
-    encoders: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    install_cuda: Callable[[object], None],
+    device: str, number: int, encoders: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description, tensors = drawn_model("ath-l", 64, 40, monkeypatch, mirrors="horizontal")
     module = StandIn(2)
-    install_cuda(module)
+    install_cuda(module, monkeypatch)
     encoder = encoders.Encoder(tensors, description, device)
     assert module.made == [(64, number)]
     assert encoder.device == device
@@ -182,12 +175,10 @@ def test_the_module_is_taken_where_it_finds_that_gpu(
         encoders.Encoder({**tensors, "hash_layer.weight": tensors["hash_layer.weight"][:3]}, description, device)
 
 
-def test_auto_takes_a_gpu_that_the_module_finds(
-    encoders: ModuleType, monkeypatch: pytest.MonkeyPatch, install_cuda: Callable[[object], None]
-) -> None:
+def test_auto_takes_a_gpu_that_the_module_finds(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
     monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/nvidiactl")
-    install_cuda(StandIn(1))
+    install_cuda(StandIn(1), monkeypatch)
     assert encoders.Encoder(tensors, description).device == "cuda"
 
     def fail() -> object:

@@ -5,18 +5,22 @@ These tests need NumPy and pytest alone, not conftest.py, so that `make gpu` run
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+import athsearch
 from athsearch.codes import Codes
 from athsearch.errors import CudaError, DeviceError, KernelUnavailable
 from athsearch.gpus import find_gpus
 from athsearch.index import FlatIndex, GpuIndex, gpu, open_index
 from athsearch.types import Mask, Neighbors, Words
+from cuda_stand_in import install_cuda
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 REASON = find_gpus().reason
@@ -98,18 +102,26 @@ def assert_answers_are_the_flat_ones(bits: int, n_codes: int, n_queries: int, fl
     assert_same(index.search(queries, 5, **asked), flat.search(queries, 5, **asked))  # type: ignore[arg-type]
 
 
-def test_without_the_module_the_cure_is_told(install_cuda: Callable[[object], None]) -> None:
-    install_cuda(None)
+def test_without_the_module_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_cuda(None, monkeypatch)
     with pytest.raises(DeviceError, match=r"ATH_CUDA=ON pip install .*kind flat searches on the CPU"):
         open_index("gpu", random_codes(9, 64, 1, 0.5))
 
 
-def test_without_a_gpu_cudas_reason_is_told(install_cuda: Callable[[object], None]) -> None:
-    install_cuda(StandIn(0))
+def test_a_module_that_cannot_be_loaded_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "_cuda.py").write_text('raise ImportError("/lib/_cuda.so: undefined symbol: x")\n')
+    monkeypatch.delitem(sys.modules, "athsearch._cuda", raising=False)
+    monkeypatch.setattr(athsearch, "__path__", [str(tmp_path)])
+    with pytest.raises(CudaError, match=r"CUDA module cannot be loaded: /lib/_cuda\.so: undefined symbol: x"):
+        open_index("gpu", random_codes(9, 64, 1, 0.5))
+
+
+def test_without_a_gpu_cudas_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_cuda(StandIn(0), monkeypatch)
     with pytest.raises(DeviceError, match="CUDA finds no GPU: CUDA driver version is insufficient"):
         GpuIndex(random_codes(9, 64, 1, 0.5))
     assert find_gpus().driver is None
-    install_cuda(StandIn(2))
+    install_cuda(StandIn(2), monkeypatch)
     with pytest.raises(DeviceError, match="CUDA sees 2 GPUs: there is no GPU 2"):
         GpuIndex(random_codes(9, 64, 1, 0.5), device=2)
     assert (find_gpus().driver, find_gpus().runtime) == ("13.0", "13.2")
@@ -118,9 +130,9 @@ def test_without_a_gpu_cudas_reason_is_told(install_cuda: Callable[[object], Non
 @pytest.mark.parametrize("n_queries", [0, 1, 7])
 @pytest.mark.parametrize("n_codes", [0, 5000])
 def test_parts_and_segments_come_together_with_a_stand_in(
-    n_codes: int, n_queries: int, monkeypatch: pytest.MonkeyPatch, install_cuda: Callable[[object], None]
+    n_codes: int, n_queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_cuda(StandIn(1))
+    install_cuda(StandIn(1), monkeypatch)
     monkeypatch.setattr(gpu, "UPLOADED_ROWS", 999)
     assert_answers_are_the_flat_ones(128, n_codes, n_queries, 0.2)
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # room -> rooms, beside those open to everyone
     "images": set(),
     "preprocessing": set(),
     "data": {"images"},
-    "gpus": {"_cuda"},
+    "gpus": set(),  # and _cuda, by name
     "index": {"_cuda", "_scan", "gpus"},
     "benchmark": {"index"},
     "model": {"_network", "gpus", "preprocessing"},

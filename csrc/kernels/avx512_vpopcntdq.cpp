@@ -150,7 +150,6 @@ __attribute__((noinline)) void within_triples(const Part& part, PartQueries& que
     const auto radius = static_cast<uint64_t>(smaller_of<int64_t>(queries.radii[q], (1 << kDigits) - 1));
     Counter counter;
     count_triples<0, kTriples, 0>(part.prepared + n_slice_bytes(1), query, query ^ query >> 1 ^ query >> 2, counter);
-    queries.n_hits[q] = 0;
     add_near_rows(part, q, near_by(counter, radius, std::make_index_sequence<kDigits>()), queries);
   }
 }

@@ -8,7 +8,7 @@
 // Planes are made by bytes first, and VGF2P8AFFINEQB turns eight rows' bytes into eight planes' bytes. Loads of 16
 // bytes, three of four into a lane of a register that has been loaded before, bring words of four rows together, and
 // never cross a cache line of NumPy's arrays, which begin 16 bytes after one. Per 64 bytes of rows: five loads, two
-// stores, seven VPUNPCK[LH]BW and VGF2P8AFFINEQB: 5.7 cycles on Zen 4 by the units for shuffles, 1.5 and one a cycle.
+// stores, seven VPUNPCK[LH]BW, 1.5 a cycle on Zen 4, and a VGF2P8AFFINEQB, one a cycle: 5.7 cycles.
 #pragma once
 
 #pragma GCC diagnostic push  // GCC 12 warns of its own header: bug 105593
@@ -43,6 +43,7 @@ constexpr Number larger_of(Number a, Number b) {
 // in_order). Plane i of a word's column is bit i of the word. A place after each column keeps them from sharing places
 // in caches; that of the first is a zero plane.
 constexpr size_t kSliceRows = 512;
+static_assert(kSliceRows <= kMostPartRows);
 constexpr size_t kPlaneBytes = 64;
 constexpr size_t kColumnPlanes = 65;
 constexpr size_t kZeroPlane = 64;
@@ -70,8 +71,8 @@ ALWAYS_INLINE void fetch(const Ahead& ahead, size_t first, size_t n) {
     __builtin_prefetch(reinterpret_cast<const void*>(ahead.begin + line * kPlaneBytes), 0, 2);
 }
 
-// Byte 16 / n * k + i of each 16-byte lane of register r of n, 8 or 16, becomes byte n i + r of that lane of register
-// k.
+// Of n registers, 8 or 16: byte 16 / n * k + i (i < 16 / n) of a 16-byte lane of register r becomes byte n i + r of
+// that lane of register k.
 template <size_t kRegisters>
 ALWAYS_INLINE void interleave(__m512i* x) {
 #pragma GCC unroll 4
@@ -124,7 +125,7 @@ __attribute__((noinline)) void write_columns(const Part& part, size_t n_fetched)
 #pragma GCC unroll 2
       for (size_t i = 0; i < 2; ++i) {
         uint8_t* column = part.prepared + (word * kColumnPlanes + 2 * sixteen + is_odd_row) * kPlaneBytes;
-        // Byte 8 i + r of a lane has been byte i of row r's two. Bit b of it becomes bit r of byte 8 i + b.
+        // Byte 8 j + 7 - r of a lane is byte j of row r's two. Bit b of it becomes bit r of byte 8 j + b.
 #pragma GCC unroll 4
         for (size_t k = 0; k < 4; ++k)
           _mm512_storeu_si512(column + 16 * k * kPlaneBytes, _mm512_gf2p8affine_epi64_epi8(bits, x[4 * i + k], 0));
@@ -249,6 +250,7 @@ __attribute__((noinline)) size_t write_near_rows(const Part& part, const uint64_
 
 // Writes query q's hits in a slice. None for one that wants none.
 ALWAYS_INLINE void add_near_rows(const Part& part, size_t q, __m512i near, PartQueries& queries) {
+  queries.n_hits[q] = 0;
   const unsigned lanes = _mm512_test_epi64_mask(near, near);
   if (lanes == 0 || queries.radii[q] < 0) return;
   const uint64_t* query = queries.words + q * part.n_words();

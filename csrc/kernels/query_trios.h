@@ -183,7 +183,8 @@ ALWAYS_INLINE void count_class(const uint8_t* planes, const uint16_t* list, size
   }
 }
 
-// The counts of classes 1 to 7, one after the other: with room for more digits they would share fewer places in caches.
+// The counts of classes 1 to 7, one after the other: with room for kMostDigits each, a KiB, the same digit of all of
+// them would have four places of the L1 cache to share.
 struct Counts {
   __m512i* digits;
   unsigned n_digits;  // room for so many of each, at least as many as count_class writes
@@ -313,8 +314,9 @@ __attribute__((noinline)) void within_trio(const Part& part, const Trio& trio, s
     limits[q] = static_cast<uint64_t>(larger_of(smaller_of(limit, beyond - 1), -beyond) + beyond);
   }
   __m512i near[kTrio];
-  constexpr unsigned kSumDigits = kDigits + 4;  // as most often, where no class is much larger than the others
-  if (kDigits != 0 && n_sum_digits == kSumDigits) {
+  // As most often, where no class is much larger than the others.
+  constexpr unsigned kSumDigits = kDigits == 0 ? 0 : kDigits + 4;
+  if (n_sum_digits == kSumDigits) {
     find_near<kDigits, kSumDigits>(counts, n_digits, population_of(part), n_sum_digits, limits, near);
   } else {
     find_near<0, 0>(counts, n_digits, population_of(part), n_sum_digits, limits, near);
@@ -352,7 +354,6 @@ void plan_trios(const uint64_t* queries, size_t n_queries, size_t n_bits, uint8_
 }
 
 void within_trios(const Part& part, PartQueries& queries) {
-  for (size_t q = 0; q < queries.n; ++q) queries.n_hits[q] = 0;
   const size_t n_fetched = n_lines_a_step(queries.ahead, (queries.n + kTrio - 1) / kTrio * kCounted);
   const uint8_t* plan = queries.plan;
   for (size_t first = 0; first < queries.n; first += kTrio, plan += n_trio_bytes(part.n_bits)) {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from .errors import CudaError
 
 if TYPE_CHECKING:
     from . import _cuda
@@ -25,8 +28,11 @@ class Gpus:
 
 
 def find_gpus() -> Gpus:
-    """The GPUs that can be used, or why there are none. Raises CudaError where the driver fails."""
-    module = cuda_module()
+    """The GPUs that can be used, or why there are none. Raises CudaError where the module or the driver fails."""
+    try:
+        module = cuda_module()
+    except ImportError as error:
+        raise CudaError(f"athsearch's CUDA module cannot be loaded: {error}") from error
     if module is None:
         return Gpus(
             (), "athsearch was built without its CUDA module: build it with ATH_CUDA=ON pip install . (docs/cuda.md)"
@@ -39,16 +45,11 @@ def find_gpus() -> Gpus:
 def cuda_module() -> ModuleType | None:
     """athsearch._cuda, or None where it was not built. Raises ImportError where it was and cannot be loaded."""
     try:
-        from . import _cuda
+        return import_module("athsearch._cuda")
     except ModuleNotFoundError as error:
-        if error.name != "athsearch._cuda" and "_cuda" not in str(error):
+        if error.name != "athsearch._cuda":
             raise
         return None
-    except ImportError as error:
-        if "_cuda" not in str(error):
-            raise
-        return None
-    return _cuda
 
 
 def _version(number: int) -> str | None:

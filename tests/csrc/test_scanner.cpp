@@ -173,10 +173,12 @@ static bool check(const Kernel& kernel, size_t n_bits, size_t n_rows, size_t n_q
   const size_t n_words = (n_bits + 63) / 64;
   const uint64_t last_bits = ~uint64_t{0} >> (64 * n_words - n_bits);
   std::mt19937_64 random(n_rows + n_bits);
-  // Few distinct values, so that ties abound.
+  // Few distinct values, so that ties abound; in some cases queries have most bits set.
   std::vector<uint64_t> rows(n_rows * n_words), queries(n_queries * n_words), mask((n_rows + 63) / 64);
   for (uint64_t& word : rows) word = random() & random() & random();
   for (uint64_t& word : queries) word = random() & random() & random();
+  if (n_rows % 2 == 0)
+    for (uint64_t& word : queries) word = ~word;
   for (size_t row = 0; row < n_rows; ++row) rows[(row + 1) * n_words - 1] &= last_bits;
   for (size_t q = 0; q < n_queries; ++q) queries[(q + 1) * n_words - 1] &= last_bits;
   for (uint64_t& word : mask) word = random() % 4 ? 0 : random();
@@ -313,7 +315,7 @@ int main() {
         }
       }
   for (const Kernel* kernel : kKernels)
-    for (size_t n_bits : {1, 16, 33, 64, 128, 170, 256, 300, 512, 1024, 2300})
+    for (size_t n_bits : {1, 16, 33, 64, 100, 128, 170, 256, 300, 512, 1024, 2300, 8064, 8065})
       for (size_t n_rows : {0, 1, 7, 8, 17, 33, 64, 65, 129, 600, 4097, 60001})
         for (size_t n_queries : {3, 8, 35})  // a kernel may lay the rows out in another way for many
           for (unsigned threads : {1u, 4u})

@@ -31,7 +31,7 @@ METADATA_NAME = "athsearch"
 class ModelDescription:
     """What a weights file says of its network.
 
-    network: name in model.network.NETWORKS. bits: code length. classes: labels, in the order of the class layer.
+    network: name in model.network.NETWORKS. bits: code length. classes: labels, in the order of their numbers.
     recipe, settings: how it was trained. training: summary figures of that training.
     """
 

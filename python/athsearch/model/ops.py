@@ -6,6 +6,8 @@ athsearch._cuda (docs/cuda.md); they run in torch's current stream and never wai
 
 from __future__ import annotations
 
+import warnings
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,7 +28,15 @@ SUMS = {  # what is computed in, by the type of x
 CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # of a type, for the module
 
 
-CUDA = cuda_module()
+def _kernels() -> ModuleType | None:
+    try:
+        return cuda_module()
+    except ImportError as error:
+        warnings.warn(f"athsearch's CUDA module cannot be loaded: torch computes without it ({error})", stacklevel=2)
+        return None
+
+
+CUDA = _kernels()
 
 
 def has_kernels(x: Tensor) -> bool:
