@@ -15,8 +15,8 @@ from athsearch.codes import Codes
 from athsearch.evaluation import evaluate
 from athsearch.model.losses import LOSSES
 from athsearch.model.losses.base import semi_hard_triplets
-from athsearch.model.losses.centres import CentreTriplet, class_centres
-from athsearch.model.losses.classes import GreedyHash
+from athsearch.model.losses.centres import class_centres
+from athsearch.model.losses.classes import GreedyHash, SignTriplet
 from athsearch.model.losses.triplets import TripletCrossEntropy
 from athsearch.model.network import Output
 
@@ -86,26 +86,26 @@ def test_semi_hard_triplets_equal_a_loop(labels: list[int], seed: int) -> None:
 
 def test_the_default_loss_equals_a_loop() -> None:
     output, labels = random_output(8, 32, 3), [0, 0, 1, 1, 2, 2, 2, 0]
-    loss = CentreTriplet(32, SIZES)
+    loss = SignTriplet(32, SIZES).double()
+    assert torch.equal(loss.class_layer.weight, class_centres(32, 3) / 4)
+    with torch.no_grad():
+        loss.class_layer.bias.copy_(torch.tensor([0.5, -1.0, 2.0]))
     parts = loss(output, torch.tensor(labels))
-    logits, class_logits = output.logits.detach().numpy(), output.class_logits.detach().numpy()
+    logits, weights = output.logits.detach().numpy(), class_centres(32, 3).numpy() / 4
     code = logits / np.linalg.norm(logits, axis=1, keepdims=True)
-    centres = class_centres(32, 3).numpy() / np.sqrt(32)
     similarity = code @ code.T
     roots = [size**0.25 for size in SIZES]
     priors = np.log(np.array(roots) / sum(roots))
-    centre = by_class = kept = 0.0
+    by_class = 0.0
     for row, label in enumerate(labels):
-        to_centres = code[row] @ centres.T
-        to_centres[label] -= [0.2, 0.3, 0.6][label]
-        centre += cross_entropy(8 * to_centres + priors, label) / 8
-        by_class += 0.5 * cross_entropy(class_logits[row] + priors, label) / 8
-        kept += 0.05 * (1 - float(code[row] @ np.sign(code[row])) / np.sqrt(32)) / 8
+        class_logits = np.sign(logits[row]) @ weights.T + [0.5, -1.0, 2.0]
+        class_logits[label] -= [1.6, 2.4, 4.8][label]
+        by_class += cross_entropy(class_logits + priors, label) / 8
     triplets = naive_triplets(similarity, labels)
     triplet = sum(
         math.log1p(math.exp(8 * (similarity[a, n] - similarity[a, p] + 0.3))) / 8 for a, p, n in triplets
     ) / len(triplets)
-    expected = {"centre": centre, "triplet": triplet, "class": by_class, "code": kept}
+    expected = {"triplet": triplet, "class": by_class}
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=1e-6)
 
 
@@ -183,7 +183,8 @@ def loops(name: str, u: np.ndarray, g: np.ndarray, y: list[int]) -> dict[str, fl
 
 
 PROGRESS = 0.5
-WITH_LOOPS = [name for name in LOSSES if name not in ("triplet-class", "centre-triplet", "greedyhash")]
+ON_SIGNS = ("greedyhash", "sign-triplet")
+WITH_LOOPS = [name for name in LOSSES if name not in ("triplet-class", *ON_SIGNS)]
 
 
 @pytest.mark.parametrize("name", WITH_LOOPS)
@@ -210,7 +211,20 @@ def test_greedyhash_classifies_signs_and_teaches_the_logits() -> None:
     assert len(list(loss.parameters())) == 2
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "greedyhash"])
+def test_the_default_loss_classifies_signs_and_teaches_the_logits() -> None:
+    output, labels = random_output(6, 8, 3, seed=1), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss = SignTriplet(8, SIZES).double()
+    signs = output.logits.detach().sign().requires_grad_()
+    (to_signs,) = torch.autograd.grad(loss(output._replace(logits=signs), labels)["class"], signs)
+    (to_logits,) = torch.autograd.grad(loss(output, labels)["class"], output.logits)
+    assert torch.allclose(to_logits, to_signs, atol=1e-12)
+    assert bool(to_logits.any())
+    assert torch.autograd.gradcheck(
+        lambda logits: loss(output._replace(logits=logits), labels)["triplet"], output.logits
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ON_SIGNS])
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     output, labels = random_output(6, 8, 3, seed=1), torch.tensor([0, 1, 2, 0, 1, 2])
     loss = LOSSES[name](8, SIZES)
@@ -286,7 +300,7 @@ def test_each_loss_separates_two_easy_classes(name: str) -> None:
 @pytest.mark.parametrize("labels", [[0], [1, 1, 1, 1], [0, 1, 2]], ids=["one row", "one class", "no class twice"])
 def test_batches_without_triplets_leave_the_other_parts(labels: list[int]) -> None:
     output = random_output(len(labels), 32, 3)
-    parts = CentreTriplet(32, SIZES)(output, torch.tensor(labels))
+    parts = SignTriplet(32, SIZES).double()(output, torch.tensor(labels))
     assert parts["triplet"].item() == 0.0
     torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert output.logits.grad is not None
@@ -297,7 +311,7 @@ def test_batches_without_triplets_leave_the_other_parts(labels: list[int]) -> No
 def test_logits_of_zero_have_finite_gradients() -> None:
     logits = torch.zeros(4, 8, requires_grad=True)
     output = Output(logits, torch.zeros(4, 3), torch.zeros(4, 1, 1, 1))
-    torch.stack(list(CentreTriplet(8, SIZES)(output, torch.tensor([0, 0, 1, 2])).values())).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(list(SignTriplet(8, SIZES)(output, torch.tensor([0, 0, 1, 2])).values())).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert bool(logits.grad.isfinite().all())
 

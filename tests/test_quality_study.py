@@ -70,7 +70,7 @@ def test_variants_differ_from_ours_and_are_trained(study: dict[str, ModuleType])
         return sum(part.item() for part in LOSSES[name](16, [9, 3, 1])(ours, labels).values())
 
     for name in study["variants"].VARIANT_LOSSES:
-        assert total(name) != pytest.approx(total("centre-triplet")), name
+        assert total(name) != pytest.approx(total("sign-triplet")), name
 
 
 def test_rows_nearest_by_l2_equal_plain_sorting(study: dict[str, ModuleType]) -> None:

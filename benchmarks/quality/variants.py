@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from athsearch.model.losses import LOSSES, Loss
 from athsearch.model.losses.base import mean_over, squared_distances
-from athsearch.model.losses.centres import CentreTriplet
+from athsearch.model.losses.classes import SignTriplet
 from athsearch.model.losses.triplets import all_gaps, all_triplets
 from athsearch.model.network import NETWORKS, Output, ResidualATHNet, SpatialAttention
 
@@ -105,7 +106,7 @@ class ClassOnFeatures(ResidualATHNet):
         return output._replace(class_logits=layer(self.features))
 
 
-class _Without(CentreTriplet):
+class _Without(SignTriplet):
     left_out: ClassVar[str]
 
     def forward(self, output: Output, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
@@ -126,25 +127,36 @@ class NoTriplets(_Without):
     left_out = "triplet"
 
 
-class NoCentres(_Without):
-    """Without centres."""
+class ClassOfNetwork(SignTriplet):
+    """The network's class layer, wherever it stands."""
 
-    left_out = "centre"
-
-
-class NoCodeTerm(_Without):
-    """Without the term on what the sign takes away."""
-
-    left_out = "code"
+    def class_logits(self, output: Output) -> Tensor:
+        return output.class_logits
 
 
-class EqualMargins(CentreTriplet):
+class ClassOnAngles(SignTriplet):
+    """The class layer on the logits, at the length of a code, instead of on their signs."""
+
+    def class_logits(self, output: Output) -> Tensor:
+        logits: Tensor = self.class_layer(functional.normalize(output.logits) * self.bits**0.5)
+        return logits
+
+
+class RandomStart(SignTriplet):
+    """The class layer starts at random, as usual."""
+
+    def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
+        super().__init__(bits, class_sizes)
+        self.class_layer.reset_parameters()
+
+
+class EqualMargins(SignTriplet):
     """One margin for all classes, whatever their size."""
 
-    largest_margin = CentreTriplet.centre_margin
+    largest_margin = SignTriplet.class_margin
 
 
-class _OtherTriplets(CentreTriplet):
+class _OtherTriplets(SignTriplet):
     def forward(self, output: Output, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
         parts = super().forward(output, labels, progress)
         costs = self.costs(output.logits)
@@ -179,8 +191,9 @@ VARIANT_NETWORKS: dict[str, type[ResidualATHNet]] = {
 VARIANT_LOSSES: dict[str, type[Loss]] = {
     "no-class": NoClass,
     "no-triplets": NoTriplets,
-    "no-centres": NoCentres,
-    "no-code-term": NoCodeTerm,
+    "class-of-network": ClassOfNetwork,
+    "class-on-angles": ClassOnAngles,
+    "random-start": RandomStart,
     "equal-margins": EqualMargins,
     "paper-triplets": PaperTriplets,
     "bounded-triplets": BoundedTriplets,

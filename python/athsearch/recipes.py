@@ -106,7 +106,7 @@ RECIPES: dict[str, TrainingSettings] = {
     "default": TrainingSettings(
         recipe="default",
         network="ath-l",
-        loss="centre-triplet",
+        loss="sign-triplet",
         scaling="centred",
         levels="auto",
         bits=32,

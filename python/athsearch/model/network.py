@@ -114,7 +114,8 @@ class ResidualATHNet(nn.Module):
 
     The code is u = BN(W z) without affine parameters, so that each bit is set for about half of all images (Hoe et al.,
     One loss for all: deep hashing with a single cosine similarity based learning objective, NeurIPS 2021). The class
-    layer sees u at length sqrt(bits), the length of a code of +1 and -1.
+    layer sees u at length sqrt(bits), the length of a code of +1 and -1; a loss with one of its own, as the default
+    one, leaves it as it began.
     Parameters and errors as for ATHNet.
     """
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .base import Loss
-from .centres import CSQ, DPN, CentreTriplet, OrthoHash
-from .classes import CrossEntropy, GreedyHash
+from .centres import CSQ, DPN, OrthoHash
+from .classes import CrossEntropy, GreedyHash, SignTriplet
 from .pairs import DCH, DPSH, Contrastive, HashNet
 from .triplets import DTSH, BatchTripletCrossEntropy, TripletCrossEntropy
 
@@ -21,5 +21,5 @@ LOSSES: dict[str, type[Loss]] = {
     "csq": CSQ,
     "dpn": DPN,
     "orthohash": OrthoHash,
-    "centre-triplet": CentreTriplet,
+    "sign-triplet": SignTriplet,
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..network import Output
-from .base import Loss, sampling_weights, semi_hard_triplets
+from .base import Loss
 
 
 class _ToCentres(Loss):
@@ -73,61 +73,6 @@ class OrthoHash(_ToCentres):
         cosines = functional.normalize(output.logits) @ centres.T
         margins = self.margin * functional.one_hot(labels, self.n_classes)
         return {"centre": functional.cross_entropy(self.scale * (cosines - margins), labels)}
-
-
-class CentreTriplet(_ToCentres):
-    """The default recipe's loss: every class has a far-away target code, and triplets shape what lies between.
-
-    With u the logits, h = u / |u|, c_y the centre of class y (of +1 and -1, over sqrt(B)):
-        L_centre = CE(s (cos(h, c_j) - m_y [j = y]) + log p_j)
-            margin softmax, s = 8 (Hoe et al., One loss for all: deep hashing with a single cosine similarity based
-            learning objective, NeurIPS 2021); m_y = 0.2 min(3, sqrt(n_max / n_y)), n images of a class: a query later
-            meets the classes in their natural numbers, so rare ones must win by more (margins by class size: Cao et
-            al., LDAM, NeurIPS 2019); p_j, how often batches show class j (`sampling_weights`), so that all classes
-            count alike (logit adjustment: Menon et al., Long-tail learning via logit adjustment, ICLR 2021)
-        L_triplet = mean of softplus(s (cos(h_a, h_n) - cos(h_a, h_p) + 0.3)) / s
-            over all pairs a, p of a class, each with one semi-hard negative; on angles, for the sign takes norms away
-        L_class = CE(g(h) + log p) / 2
-            class layer on the code
-        L_code = (1 - cos(u, sign u)) / 20
-            how much the sign takes away
-    A batch without triplets (one class, or no class twice) has L_triplet = 0.
-    """
-
-    scale: ClassVar[float] = 8.0
-    centre_margin: ClassVar[float] = 0.2
-    largest_margin: ClassVar[float] = 0.6
-    triplet_margin: ClassVar[float] = 0.3
-    margins: Tensor  # float [n_classes]
-    priors: Tensor  # float [n_classes], log p
-
-    def __init__(self, bits: int, class_sizes: Sequence[int]) -> None:
-        super().__init__(bits, class_sizes)
-        sizes = torch.tensor(class_sizes, dtype=torch.float32)
-        margins = (self.centre_margin * (sizes.max() / sizes).sqrt()).clamp(max=self.largest_margin)
-        self.register_buffer("margins", margins, persistent=False)
-        self.register_buffer("priors", sampling_weights(class_sizes).log().float(), persistent=False)
-
-    def forward(self, output: Output, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
-        """Training rows: see `Loss`. Any number of rows from one on is allowed."""
-        code = functional.normalize(output.logits)  # [B, bits]
-        centres, margins = self.centres.to(code) / math.sqrt(self.bits), self.margins.to(code)
-        priors = self.priors.to(code)
-        to_centres = code @ centres.T - margins * functional.one_hot(labels, len(centres))  # [B, n_classes]
-        kept_by_sign = code.abs().sum(dim=1) / math.sqrt(self.bits)
-        return {
-            "centre": functional.cross_entropy(self.scale * to_centres + priors, labels),
-            "triplet": self._triplet(code @ code.T, labels),
-            "class": 0.5 * functional.cross_entropy(output.class_logits + priors, labels),
-            "code": 0.05 * (1 - kept_by_sign).mean(),
-        }
-
-    def _triplet(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        anchors, positives, negatives = semi_hard_triplets(similarity.detach(), labels)
-        if len(anchors) == 0:
-            return similarity.sum() * 0.0  # keeps the graph, so that the caller need not know
-        gap = similarity[anchors, negatives] - similarity[anchors, positives] + self.triplet_margin
-        return functional.softplus(self.scale * gap).mean() / self.scale
 
 
 def class_centres(bits: int, n_classes: int) -> Tensor:
