@@ -13,7 +13,8 @@ namespace cuda {
 constexpr unsigned kThreads = 256;               // of a block of the scan
 constexpr uint64_t kTileRows = 2 * kThreads;     // two neighbouring rows a thread: one 16-byte read of a word of both
 constexpr uint64_t kPaddedRows = 4 * kTileRows;  // of the largest step
-constexpr unsigned kMostUnrolledWords = 8;       // longer codes, up to 4096 bits, share one kernel
+constexpr unsigned kMostWords = 64;              // of a code
+constexpr unsigned kMostUnrolledWords = 8;       // longer codes share one kernel
 
 struct Codes {
   const uint64_t* words;

@@ -88,9 +88,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) scan_b1_kernel(const Scan s
 // Passes vary fastest, so that they read the same rows at about the same time, all but one from the cache.
 template <unsigned kQueryTiles, unsigned kRowTiles>
 void launch(const Scan& scan, Stream stream) {
-  const size_t bytes = n_k_steps(scan.codes.n_words) * kQueryTiles * 32 * sizeof(QueryFragment);
+  const auto bytes_for = [](unsigned n_words) { return n_k_steps(n_words) * kQueryTiles * 32 * sizeof(QueryFragment); };
+  const size_t bytes = bytes_for(scan.codes.n_words);
   const auto kernel = scan_b1_kernel<kQueryTiles, kRowTiles>;
-  ATH_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  // The kernel's on this GPU, for all threads: always the most, lest one lowers it before another's launch.
+  ATH_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(bytes_for(kMostWords))));
   const uint64_t steps = (n_warp_steps<kRowTiles>(scan.codes.n_rows) + kWarps - 1) / kWarps;
   const dim3 grid = grid_of(kernel, steps, n_passes(scan.n_queries, kMmaQueries * kQueryTiles), bytes);
   kernel<<<dim3(grid.y, grid.x), kThreads, bytes, stream>>>(scan);

@@ -51,8 +51,11 @@ __global__ void __launch_bounds__(kStageThreads, 2) stage_kernel(const __grid_co
 
 template <class T>
 void launch(const Stage& stage, size_t n_images, size_t n_shared_bytes, Stream stream) {
-  ATH_CHECK(cudaFuncSetAttribute(stage_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(n_shared_bytes)));
+  int device = 0, most_bytes = 0;
+  ATH_CHECK(cudaGetDevice(&device));
+  ATH_CHECK(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  // The kernel's on this GPU, for all threads: always the most, lest one lowers it before another's launch.
+  ATH_CHECK(cudaFuncSetAttribute(stage_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes));
   const dim3 grid(stage.n_tiles_y * stage.n_tiles_x, static_cast<unsigned>(n_images));
   stage_kernel<T><<<grid, kStageThreads, n_shared_bytes, stream>>>(stage);
   ATH_CHECK(cudaGetLastError());

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -290,6 +291,24 @@ def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@needs_gpu
+def test_networks_with_small_and_large_tiles_run_at_once(
+    precision: Literal["float32", "float16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [drawn_model("ath-m", 64, 36, monkeypatch), drawn_model("ath-s", 256, 64, monkeypatch)]
+    networks = [on_gpu(*model, precision) for model in models]
+    batches = [random_squares(5, size, 1) for size in (64, 256)]
+    alone = [network.run(batch) for network, batch in zip(networks, batches, strict=True)]
+
+    def run_often(network: _cuda.Network, batch: Square, expected: Floats) -> None:
+        for _ in range(200):
+            assert np.array_equal(network.run(batch), expected)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(run_often, networks, batches, alone))
 
 
 @needs_gpu

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,6 +173,21 @@ def test_full_passes_and_one_query_more_are_answered(
 def test_the_longest_codes_are_found(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
     assert_answers_are_the_flat_ones(4096, 3000, 20, 0.3)
+
+
+@needs_gpu
+def test_indexes_of_short_and_long_codes_are_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", "b1")
+    codes = [random_codes(3000, bits, 1, 0.3) for bits in (64, 4096)]
+    queries = [random_codes(20, bits, 2, 0.3) for bits in (64, 4096)]
+    truths = [FlatIndex(of).search(asked, 10, count_ties=True) for of, asked in zip(codes, queries, strict=True)]
+
+    def search_often(index: GpuIndex, queries: Codes, truth: Neighbors) -> None:
+        for _ in range(200):
+            assert_same(index.search(queries, 10, count_ties=True), truth)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(search_often, [GpuIndex(of) for of in codes], queries, truths))
 
 
 @needs_gpu
