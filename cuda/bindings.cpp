@@ -107,7 +107,6 @@ py::tuple devices() {
     entry["compute_capability"] = std::to_string(facts.major) + "." + std::to_string(facts.minor);
     entry["multiprocessors"] = facts.n_multiprocessors;
     entry["memory_bytes"] = facts.n_bytes;
-    entry["free_bytes"] = facts.n_free_bytes;
     found.append(entry);
   }
   return py::make_tuple(found, why_none);
@@ -129,6 +128,7 @@ PYBIND11_MODULE(_cuda, module) {
     }
   });
   module.def("devices", &devices, "(facts of each GPU, why there is none or \"\").");
+  module.def("free_bytes", &athsearch::cuda::n_free_bytes, py::arg("device"), "Of a GPU's memory; it is made use of.");
   module.def(
       "versions",
       [] {

@@ -24,6 +24,12 @@ std::string in_gigabytes(uint64_t n_bytes) {
   return text;
 }
 
+// For where nothing can be done about an error: the driver may be gone, or this a forked process. It must not be left
+// as the thread's last one, which the next launch would take for its own.
+void ignore(cudaError_t result) {
+  if (result != cudaSuccess) cudaGetLastError();
+}
+
 }  // namespace
 
 void check(int result, const char* call, const char* file, int line) {
@@ -40,15 +46,14 @@ Current::Current(int number) {
   ATH_CHECK(cudaSetDevice(number));
 }
 
-Current::~Current() { cudaSetDevice(before_); }
+Current::~Current() { ignore(cudaSetDevice(before_)); }
 
 CudaDevice::CudaDevice(int number) : number_(number) {
   const Current current(number_);
   ATH_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 
-// Nothing can be done about an error here: the driver may be gone, or this a forked process.
-CudaDevice::~CudaDevice() { cudaStreamDestroy(stream_); }
+CudaDevice::~CudaDevice() { ignore(cudaStreamDestroy(stream_)); }
 
 void* CudaDevice::allocate(size_t n_bytes) {
   const Current current(number_);
@@ -67,15 +72,10 @@ void* CudaDevice::allocate(size_t n_bytes) {
 }
 
 void CudaDevice::release(void* memory) noexcept {
-  if (memory != nullptr) cudaFree(memory);
+  if (memory != nullptr) ignore(cudaFree(memory));
 }
 
-uint64_t CudaDevice::n_free_bytes() {
-  const Current current(number_);
-  size_t n_free = 0, n_total = 0;
-  ATH_CHECK(cudaMemGetInfo(&n_free, &n_total));
-  return n_free;
-}
+uint64_t CudaDevice::n_free_bytes() { return cuda::n_free_bytes(number_); }
 
 // From ordinary memory, which the call has read when it returns.
 void CudaDevice::upload(void* to, const void* from, size_t n_bytes) {
@@ -160,15 +160,19 @@ std::vector<DeviceFacts> device_facts(std::string& why_none) {
   if (n_devices == 0) why_none = "the driver sees no GPU";
   std::vector<DeviceFacts> facts;
   for (int number = 0; number < n_devices; ++number) {
-    const Current current(number);
     cudaDeviceProp properties;
     ATH_CHECK(cudaGetDeviceProperties(&properties, number));
-    size_t n_free = 0, n_total = 0;
-    ATH_CHECK(cudaMemGetInfo(&n_free, &n_total));
-    facts.push_back(
-        {properties.name, properties.major, properties.minor, properties.multiProcessorCount, n_total, n_free});
+    facts.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+                     properties.totalGlobalMem});
   }
   return facts;
+}
+
+uint64_t n_free_bytes(int number) {
+  const Current current(number);
+  size_t n_free = 0, n_total = 0;
+  ATH_CHECK(cudaMemGetInfo(&n_free, &n_total));
+  return n_free;
 }
 
 Versions versions() {

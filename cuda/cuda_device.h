@@ -40,15 +40,18 @@ struct DeviceFacts {
   std::string name;
   int major, minor;  // compute capability
   int n_multiprocessors;
-  uint64_t n_bytes, n_free_bytes;
+  uint64_t n_bytes;
 };
 
 struct Versions {
   int driver, runtime;  // 1000 * major + 10 * minor; driver: 0 where there is none
 };
 
-// Every GPU; none, and the reason why, where CUDA sees none. Throws CudaFailure for what it then cannot say of one.
+// Every GPU; none, and the reason why, where CUDA sees none. None of them is made use of: that would take memory of
+// each, and may be refused. Throws CudaFailure for what it then cannot say of one.
 std::vector<DeviceFacts> device_facts(std::string& why_none);
+// Makes use of the GPU. Throws CudaFailure where that is refused, as where another process has it for itself.
+uint64_t n_free_bytes(int number);
 Versions versions();
 
 }  // namespace cuda

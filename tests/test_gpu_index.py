@@ -18,13 +18,13 @@ import pytest
 import athsearch
 from athsearch.codes import Codes
 from athsearch.errors import CudaError, DeviceError, KernelUnavailable
-from athsearch.gpus import find_gpus
+from athsearch.gpus import find_gpus, free_bytes
 from athsearch.index import FlatIndex, GpuIndex, gpu, open_index
 from athsearch.types import Mask, Neighbors, Words
-from cuda_stand_in import install_cuda
+from cuda_stand_in import StandIn, install_cuda
 
 Test = TypeVar("Test", bound=Callable[..., Any])
-REASON = find_gpus().reason
+REASON = find_gpus().why_not(0)
 
 
 def needs_gpu(test: Test) -> Test:
@@ -32,19 +32,7 @@ def needs_gpu(test: Test) -> Test:
     return pytest.mark.gpu(pytest.mark.skipif(REASON is not None, reason=str(REASON))(test))
 
 
-class StandIn:
-    """The CUDA module on a machine where it is installed and CUDA sees these devices."""
-
-    def __init__(self, n_devices: int) -> None:
-        facts = {"name": "stand-in", "compute_capability": "9.0", "multiprocessors": 132}
-        self.facts = [{**facts, "memory_bytes": 80 * 10**9, "free_bytes": 79 * 10**9}] * n_devices
-
-    def devices(self) -> object:
-        return self.facts, "" if self.facts else "CUDA driver version is insufficient for CUDA runtime version"
-
-    def versions(self) -> tuple[int, int]:
-        return (13_000 if self.facts else 0), 13_020
-
+class SearchingStandIn(StandIn):
     class Database:
         """The flat index in the module's clothes, at most three queries at once."""
 
@@ -126,6 +114,9 @@ def test_without_a_gpu_cudas_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DeviceError, match="CUDA sees 2 GPUs: there is no GPU 2"):
         GpuIndex(random_codes(9, 64, 1, 0.5), device=2)
     assert (find_gpus().driver, find_gpus().runtime) == ("13.0", "13.2")
+    install_cuda(StandIn(1, capability="7.5"), monkeypatch)
+    with pytest.raises(DeviceError, match=r"GPU 0 \(stand-in\) is of compute capability 7\.5: the kernels need 8\.0"):
+        GpuIndex(random_codes(9, 64, 1, 0.5))
 
 
 @pytest.mark.parametrize("n_queries", [0, 1, 7])
@@ -133,7 +124,7 @@ def test_without_a_gpu_cudas_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_parts_and_segments_come_together_with_a_stand_in(
     n_codes: int, n_queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_cuda(StandIn(1), monkeypatch)
+    install_cuda(SearchingStandIn(1), monkeypatch)
     monkeypatch.setattr(gpu, "UPLOADED_ROWS", 999)
     assert_answers_are_the_flat_ones(128, n_codes, n_queries, 0.2)
 
@@ -208,7 +199,8 @@ def test_a_gpu_that_is_short_of_memory_says_so_and_goes_on() -> None:
 
 @needs_gpu
 def test_rows_past_2_to_the_31_are_found() -> None:
-    free = find_gpus().devices[0]["free_bytes"]
+    free = free_bytes(0)
+    assert free is not None
     if free < 24 << 30:
         pytest.skip(f"needs 24 GiB of free GPU memory, there are {free / 2**30:.0f}")
     codes = Codes(np.random.default_rng(1).integers(0, 2**64, (1 << 23, 1), np.uint64), 64)

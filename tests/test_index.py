@@ -22,7 +22,7 @@ from athsearch.index.sorted import SortedForm
 from athsearch.types import AnyArray, Bools, Ids, Mask, Neighbors
 
 BITS = (1, 7, 12, 36, 48, 63, 64, 65, 128, 512)
-NO_GPU = find_gpus().reason
+NO_GPU = find_gpus().why_not(0)
 # FAISS's: test_faiss_adapters.py. The GPU's where there is one; what it says elsewhere: test_gpu_index.py.
 OURS = [kind for kind in INDEXES if not kind.startswith("faiss-") and (kind != "gpu" or NO_GPU is None)]
 N_CODES = (0, 1, 7, 8, 9, 4095, 4097)

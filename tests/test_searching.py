@@ -29,7 +29,7 @@ from conftest import Run, draw_image
 
 BITS = 12  # few, so that distances tie
 N_CASES, N_ALONE = 600, 40
-OURS = [kind for kind in INDEXES if "faiss" not in kind and (kind != "gpu" or find_gpus().reason is None)]
+OURS = [kind for kind in INDEXES if "faiss" not in kind and (kind != "gpu" or find_gpus().why_not(0) is None)]
 
 
 def new_case(number: int) -> NewCase:

@@ -12,6 +12,8 @@ from .errors import CudaError
 if TYPE_CHECKING:
     from . import _cuda
 
+LEAST_CAPABILITY = (8, 0)  # earlier GPUs lack instructions of the kernels
+
 
 @dataclass(frozen=True)
 class Gpus:
@@ -26,9 +28,26 @@ class Gpus:
     driver: str | None = None
     runtime: str | None = None
 
+    def why_not(self, number: int) -> str | None:
+        """Why the module cannot compute on the GPU of that number, or None where it can."""
+        if self.reason is not None:
+            return self.reason
+        if not 0 <= number < len(self.devices):
+            return f"CUDA sees {len(self.devices)} GPUs: there is no GPU {number}"
+        facts = self.devices[number]
+        if tuple(map(int, facts["compute_capability"].split("."))) < LEAST_CAPABILITY:
+            return (
+                f"GPU {number} ({facts['name']}) is of compute capability {facts['compute_capability']}: "
+                f"the kernels need {'.'.join(map(str, LEAST_CAPABILITY))}"
+            )
+        return None
+
 
 def find_gpus() -> Gpus:
-    """The GPUs that can be used, or why there are none. Raises CudaError where the module or the driver fails."""
+    """The GPUs there are, or why there are none. Raises CudaError where the module or the driver fails.
+
+    None of them is made use of for that: it takes no memory of theirs.
+    """
     try:
         module = cuda_module()
     except ImportError as error:
@@ -40,6 +59,19 @@ def find_gpus() -> Gpus:
     found, why_none = module.devices()
     driver, runtime = map(_version, module.versions())
     return Gpus(tuple(found), f"CUDA finds no GPU: {why_none}" if why_none else None, driver, runtime)
+
+
+def free_bytes(number: int) -> int | None:
+    """Free memory of a GPU that was found; None where it refuses, as one that another process has for itself does.
+
+    To be told, this process makes use of the GPU, which takes some hundred MB of it as long as the process runs.
+    """
+    from . import _cuda
+
+    try:
+        return _cuda.free_bytes(number)
+    except CudaError:
+        return None
 
 
 def cuda_module() -> ModuleType | None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import _scan
-from ..gpus import find_gpus
+from ..gpus import Gpus, find_gpus, free_bytes
 from .common import json_option, print_json
 
 
@@ -23,7 +23,7 @@ def device(as_json: bool) -> None:
     gpus = find_gpus()
     facts: dict[str, Any] = {
         "cpu": {"kernel": _scan.selected_kernel(), "available": _scan.kernel_names()},
-        "gpus": [{"device": number, **gpu, "kernel": "popcount"} for number, gpu in enumerate(gpus.devices)],
+        "gpus": [_facts(gpus, number) for number in range(len(gpus.devices))],
         "gpu_reason": gpus.reason,
         "cuda_driver": gpus.driver,
         "cuda_runtime": gpus.runtime,
@@ -33,12 +33,20 @@ def device(as_json: bool) -> None:
         return
     click.echo(f"cpu    kernel {facts['cpu']['kernel']} (available: {', '.join(facts['cpu']['available'])})")
     for gpu in facts["gpus"]:
+        free = "unknown" if gpu["free_bytes"] is None else f"{gpu['free_bytes'] / 1e9:.1f}"
+        kernel = gpu["kernel"] or f"none: {gpu['reason']}"
         click.echo(
             f"gpu {gpu['device']}  {gpu['name']}, compute capability {gpu['compute_capability']}, "
-            f"{gpu['multiprocessors']} multiprocessors, {gpu['free_bytes'] / 1e9:.1f} of "
-            f"{gpu['memory_bytes'] / 1e9:.1f} GB free, kernel {gpu['kernel']}"
+            f"{gpu['multiprocessors']} multiprocessors, {free} of {gpu['memory_bytes'] / 1e9:.1f} GB free, "
+            f"kernel {kernel}"
         )
     if gpus.reason is not None:
         click.echo(f"gpu    none: {gpus.reason}")
     if gpus.runtime is not None:
         click.echo(f"cuda   runtime {gpus.runtime}, driver {gpus.driver or 'none'}")
+
+
+def _facts(gpus: Gpus, number: int) -> dict[str, Any]:
+    reason = gpus.why_not(number)
+    free, kernel = (free_bytes(number), "popcount") if reason is None else (None, None)
+    return {"device": number, **gpus.devices[number], "free_bytes": free, "kernel": kernel, "reason": reason}

@@ -21,16 +21,15 @@ class GpuIndex(CheckedIndex):
     codes, ids: as for FlatIndex. The codes are uploaded once; searches take at most 1 GB beside them, or what k asks
     for. device: the GPU's number. threads is checked and otherwise not used. One search at a time, others wait.
 
-    Raises DeviceError without the CUDA module or that GPU, CudaError where the GPU's memory is short (it says by how
-    much) or the GPU fails, KernelUnavailable when ATHSEARCH_GPU_KERNEL names none of its kernels (b1, popcount).
+    Raises DeviceError without the CUDA module or that GPU, and where the GPU is too old for it, CudaError where the
+    GPU's memory is short (it says by how much) or the GPU fails, KernelUnavailable when ATHSEARCH_GPU_KERNEL names none
+    of its kernels (b1, popcount).
     """
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, device: int = 0) -> None:
-        gpus = find_gpus()
-        if gpus.reason is not None:
-            raise DeviceError(f"no index of kind gpu: {gpus.reason}; kind flat searches on the CPU")
-        if not 0 <= device < len(gpus.devices):
-            raise DeviceError(f"CUDA sees {len(gpus.devices)} GPUs: there is no GPU {device}")
+        reason = find_gpus().why_not(device)
+        if reason is not None:
+            raise DeviceError(f"no index of kind gpu: {reason}; kind flat searches on the CPU")
         from .. import _cuda
 
         super().__init__(codes, ids)
