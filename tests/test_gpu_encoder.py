@@ -25,13 +25,13 @@ from athsearch.model import inference
 from athsearch.model.checkpoint import ModelDescription
 from athsearch.preprocessing import Preprocessing
 from athsearch.types import AnyArray, Floats, Square
-from cuda_stand_in import install_cuda
+from cuda_stand_in import FailingStandIn, StandIn, install_cuda
 
 if TYPE_CHECKING:
     from athsearch import _cuda
 
 Test = TypeVar("Test", bound=Callable[..., Any])
-REASON = find_gpus().reason
+REASON = find_gpus().why_not(0)
 NETWORKS = ("ath-s", "ath-m", "ath-l")
 TOLERANCE = 1e-4  # of the logits' spread: a tenth of the encoder's LOGIT_TOLERANCE
 TYPICAL_FLOAT16, LARGEST_FLOAT16 = 2e-3, 1e-2  # root mean square and largest difference, as shares of the spread
@@ -42,27 +42,20 @@ def needs_gpu(test: Test) -> Test:
     return pytest.mark.gpu(pytest.mark.skipif(REASON is not None, reason=str(REASON))(test))
 
 
-class StandIn:
-    """The CUDA module on a machine with these GPUs, whose networks run on the CPU."""
+class EncodingStandIn(StandIn):
+    """Its networks run on the CPU."""
 
     made: list[tuple[int, int]]  # size and device
 
     def __init__(self, n_devices: int) -> None:
+        super().__init__(n_devices)
         made = self.made = []
-        facts = {"name": "stand-in", "compute_capability": "9.0", "multiprocessors": 132}
-        self.facts = [{**facts, "memory_bytes": 80 * 10**9, "free_bytes": 79 * 10**9}] * n_devices
 
         def make(size: int, values: AnyArray, order: Sequence[int], device: int) -> _network.Network:
             made.append((size, device))
             return _network.Network(size, values, order)
 
         self.Network = make
-
-    def devices(self) -> object:
-        return self.facts, "" if self.facts else "CUDA driver version is insufficient for CUDA runtime version"
-
-    def versions(self) -> tuple[int, int]:
-        return (13_000 if self.facts else 0), 13_020
 
 
 class Shapes:
@@ -161,7 +154,7 @@ def test_the_module_is_taken_where_it_finds_that_gpu(
     device: str, number: int, encoders: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description, tensors = drawn_model("ath-l", 64, 40, monkeypatch, mirrors="horizontal")
-    module = StandIn(2)
+    module = EncodingStandIn(2)
     install_cuda(module, monkeypatch)
     encoder = encoders.Encoder(tensors, description, device)
     assert module.made == [(64, number)]
@@ -179,15 +172,30 @@ def test_the_module_is_taken_where_it_finds_that_gpu(
 def test_auto_takes_a_gpu_that_the_module_finds(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
     monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/nvidiactl")
-    install_cuda(StandIn(1), monkeypatch)
+    install_cuda(EncodingStandIn(1), monkeypatch)
     assert encoders.Encoder(tensors, description).device == "cuda"
-
-    def fail() -> object:
-        raise CudaError("the driver fails")
-
     monkeypatch.setattr(encoders, "_has_torch", lambda: False)
-    monkeypatch.setattr(encoders, "find_gpus", fail)
+    install_cuda(FailingStandIn(1), monkeypatch)
     assert encoders.Encoder(tensors, description).device == "cpu"
+    install_cuda(StandIn(1, capability="7.5"), monkeypatch)
+    assert encoders.Encoder(tensors, description).device == "cpu"
+
+
+def test_auto_goes_on_with_torch_where_the_module_fails(
+    encoders: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
+    monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/nvidiactl")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(encoders.Encoder, "_torch_network", "torch's")  # there may be no GPU to put one on
+    install_cuda(FailingStandIn(1), monkeypatch)
+    with pytest.warns(UserWarning, match="torch computes without athsearch's CUDA module: the driver fails"):
+        assert encoders.Encoder(tensors, description).device == "cuda"
+    with pytest.raises(CudaError, match="the driver fails"):
+        encoders.Encoder(tensors, description, "cuda")
+    install_cuda(StandIn(1, capability="7.5"), monkeypatch)
+    assert encoders.Encoder(tensors, description).device == "cuda"
 
 
 def test_the_module_builds_a_network_only_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

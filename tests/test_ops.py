@@ -6,6 +6,7 @@ These tests need torch, NumPy and pytest alone, not conftest.py, so that `make g
 from __future__ import annotations
 
 import ctypes
+import functools
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from athsearch.codes import Codes  # noqa: E402
 from athsearch.gpus import find_gpus  # noqa: E402
 from athsearch.model import ops  # noqa: E402
 from athsearch.model.network import NETWORKS, ATHNet, ResidualATHNet, SpatialAttention  # noqa: E402
+from cuda_stand_in import FailingStandIn, StandIn, install_cuda  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 Test = TypeVar("Test", bound=Callable[..., Any])
-REASON = find_gpus().reason or (None if torch.cuda.is_available() else "torch finds no GPU")
+REASON = find_gpus().why_not(0) or (None if torch.cuda.is_available() else "torch finds no GPU")
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHAPES = ((1, 1, 1, 1), (2, 5, 7, 3), (3, 16, 40, 33), (2, 24, 17, 64), (1, 300, 3, 5))
@@ -295,6 +297,32 @@ def test_no_images_give_nothing() -> None:
     assert ops.hash_pack(drawn(0, 9), drawn(70, 9), drawn(70)).shape == (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (StandIn(0), "CUDA finds no GPU: CUDA driver version is insufficient"),
+        (StandIn(1, capability="7.5"), r"GPU 0 \(stand-in\) is of compute capability 7\.5: the kernels need 8\.0"),
+        (FailingStandIn(1), "the driver fails"),
+    ],
+)
+def test_torch_computes_on_gpus_that_the_module_cannot_use(
+    module: StandIn, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_cuda(module, monkeypatch)
+    monkeypatch.setattr(ops, "CUDA", module)  # which has none of the operations
+    first_gpu, runs_on = torch.device("cuda", 0), ops._runs_on.__wrapped__
+    monkeypatch.setattr(ops, "_runs_on", functools.cache(lambda device: runs_on(first_gpu)))
+    x, weight = drawn(2, 3, 4, 5), drawn(1, 2, 3, 3)
+    with pytest.warns(UserWarning, match=f"torch computes without athsearch's CUDA module: {reason}"):
+        found = ops._attention_cuda(x, weight, 1.0, True)
+    expected = ops._attention_plain(x, weight, 1.0, True)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    gradients = ops._attention_gradients_cuda(x, None, x, weight, *found[2:], 1.0)  # warned of once
+    assert torch.equal(gradients[0], ops._attention_gradients_plain(x, None, x, weight, *found[2:], 1.0)[0])
+    hashed = drawn(4, 9), drawn(70, 9), drawn(70)
+    assert torch.equal(ops._hash_cuda(*hashed), ops._hash_plain(*hashed))
+
+
 class Emulated:
     """athsearch._cuda's operations on ordinary memory: the kernels' phases, compiled for the CPU."""
 
@@ -324,6 +352,7 @@ def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture
 def emulated(emulated_library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "CUDA", Emulated(emulated_library))
+    monkeypatch.setattr(ops, "_runs_on", lambda device: True)
     monkeypatch.setattr(ops, "_place", lambda x: {"stream": 0, "device": 0})
 
 
@@ -365,6 +394,7 @@ def test_emulated_kernels_pack_signs(dtype: Any) -> None:
 def test_the_gpu_module_takes_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = pytest.importorskip("athsearch._cuda", reason="athsearch was built without its CUDA module")
     assert ops.CUDA is cuda
+    monkeypatch.setattr(ops, "_runs_on", lambda device: True)
     monkeypatch.setattr(ops, "_place", lambda x: {"stream": 0, "device": 0})
     x, weight = drawn(0, 3, 40, 50), drawn(1, 2, 3, 3)
     y, _, *saved = ops._attention_cuda(x, weight, 1.0, True)

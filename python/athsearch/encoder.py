@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
@@ -49,12 +50,14 @@ class Encoder:
     tensors: the network's weights by name, as `model.checkpoint.tensors_of` gives them; description: what it is.
     device: "cpu", "cuda" or "cuda:1", or "auto": a GPU where there is one, else the CPU. On the CPU, and on a GPU where
     athsearch has its CUDA module, networks run by our own code, which needs no torch; otherwise, and where it does not
-    know the network, by torch. Raises CheckpointError where the tensors do not fit, DeviceError for a device that is
-    not there, CudaError where a GPU is short of memory or fails.
+    know the network, by torch; with "auto", and a warning, also where the module fails. Raises CheckpointError where
+    the tensors do not fit, DeviceError for a device that is not there, CudaError where a GPU is short of memory or
+    fails.
     """
 
     def __init__(self, tensors: Mapping[str, AnyArray], description: ModelDescription, device: str = "auto") -> None:
-        if device == "auto":
+        is_auto = device == "auto"
+        if is_auto:
             device = "cuda" if _has_gpu() else "cpu"
         self.device = device
         self.description = description
@@ -62,7 +65,7 @@ class Encoder:
         self.model_id = model_id(description, tensors)
         self._probes: Mapping[str, AnyArray] | None = None
         self._versions: Mapping[str, str] | None = None
-        self._without_torch = self._build_without_torch()
+        self._without_torch = self._build_without_torch(is_auto)
         if self._without_torch is None:
             _ = self._torch_network  # for the error, if there is to be one, to come now
 
@@ -87,20 +90,27 @@ class Encoder:
         probes, versions = self._probes or self._make_probes(), self._versions or _library_versions()
         return weights_file(self.description, self.tensors, probes, versions)
 
-    def _build_without_torch(self) -> Network | None:
+    def _build_without_torch(self, is_auto: bool) -> Network | None:
         is_known = self.description.network in inference.BUILDERS
         if self.device == "cpu" and (is_known or not _has_torch()):
             return inference.build(self.description, self.tensors)
         if not re.fullmatch(r"cuda(:\d+)?", self.device):
             return None
-        gpus, number = find_gpus(), int(self.device.removeprefix("cuda").removeprefix(":") or 0)
-        if is_known and number < len(gpus.devices):
+        number = int(self.device.removeprefix("cuda").removeprefix(":") or 0)
+        try:
+            reason = find_gpus().why_not(number)
+        except CudaError as error:
+            if not is_auto:
+                raise
+            warnings.warn(f"torch computes without athsearch's CUDA module: {error}", stacklevel=3)
+            return None
+        if is_known and reason is None:
             from . import _cuda
 
             make = partial(_cuda.Network, device=number)
             return inference.build_with(make, self.description, self.tensors)
         if not _has_torch():
-            reason = gpus.reason or f"CUDA sees {len(gpus.devices)} GPUs"
+            reason = reason or f"athsearch does not know the network {self.description.network}"
             raise DeviceError(f"device {self.device!r} cannot be used: {reason}; and torch is not installed")
         return None
 
@@ -264,7 +274,7 @@ def _has_gpu() -> bool:
     if not os.path.exists("/dev/nvidiactl"):
         return False
     with contextlib.suppress(CudaError):
-        if find_gpus().devices:
+        if find_gpus().why_not(0) is None:
             return True
     if not _has_torch():
         return False

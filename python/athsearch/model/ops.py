@@ -6,6 +6,7 @@ athsearch._cuda (docs/cuda.md); they run in torch's current stream and never wai
 
 from __future__ import annotations
 
+import functools
 import warnings
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,8 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ..codes import n_words_for
-from ..gpus import cuda_module
+from ..errors import CudaError
+from ..gpus import cuda_module, find_gpus
 
 MAX_CHANNELS = 32767
 SUMS = {  # what is computed in, by the type of x
@@ -40,8 +42,20 @@ CUDA = _kernels()
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether x is on a GPU, and the module with the kernels was built."""
+    """Whether x is on a GPU, and the module with the kernels was built. A GPU that it cannot use computes by torch."""
     return CUDA is not None and x.is_cuda
+
+
+@functools.cache
+def _runs_on(device: torch.device) -> bool:
+    """Whether the module, which was built, can compute on that GPU; where it cannot, a warning says why, once."""
+    try:
+        reason = find_gpus().why_not(device.index)
+    except CudaError as error:
+        reason = str(error)
+    if reason is not None:
+        warnings.warn(f"torch computes without athsearch's CUDA module: {reason}", stacklevel=2)
+    return reason is None
 
 
 def spatial_attention(x: Tensor, weight: Tensor, offset: float) -> tuple[Tensor, Tensor]:
@@ -208,7 +222,7 @@ def _hash_plain(features: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
 
 
 def _attention_cuda(x: Tensor, weight: Tensor, offset: float, is_saved: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if CUDA is None:
+    if CUDA is None or not _runs_on(x.device):
         return _attention_plain(x, weight, offset, is_saved)
     _check_attention(x, weight)
     x, weight = _dense(x), weight.contiguous()
@@ -237,7 +251,7 @@ def _attention_gradients_cuda(
     argmax: Tensor,
     offset: float,
 ) -> tuple[Tensor, Tensor]:
-    if CUDA is None:
+    if CUDA is None or not _runs_on(x.device):
         return _attention_gradients_plain(grad_y, grad_attention, x, weight, maps, argmax, offset)
     _check_gradients(grad_y, grad_attention, x, weight, maps, argmax)
     x, weight, maps, argmax = _dense(x), weight.contiguous(), maps.contiguous(), argmax.contiguous()
@@ -264,7 +278,7 @@ def _attention_gradients_cuda(
 
 
 def _hash_cuda(features: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    if CUDA is None:
+    if CUDA is None or not _runs_on(features.device):
         return _hash_plain(features, weights, bias)
     _check_hash(features, weights, bias)
     features, weights, bias = features.contiguous(), weights.contiguous(), bias.contiguous()
