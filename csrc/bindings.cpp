@@ -321,7 +321,8 @@ void fill_table(const Segments& codes, unsigned first_bit, unsigned n_bits, Numb
                 NumberArray numbers, unsigned threads) {
   if (codes.n_rows() > athsearch::kMostDistinctRows)
     throw py::value_error("at most 4294967295 codes can be ordered, got " + std::to_string(codes.n_rows()));
-  if (n_bits < 1 || n_bits > athsearch::kMostSubstringBits || first_bit + n_bits > codes.searched().n_bits)
+  const auto bits = codes.searched().n_bits;
+  if (n_bits < 1 || n_bits > athsearch::kMostSubstringBits || first_bit >= bits || n_bits > bits - first_bit)
     throw py::value_error("a substring has 1 to 24 bits of the code");
   checked_numbers(begins, "begins", (uint64_t{1} << n_bits) + 1);
   checked_words(words, "words", codes.n_words());

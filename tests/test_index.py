@@ -323,6 +323,9 @@ def test_sorted_arrays_of_wrong_shapes_are_refused() -> None:
     zeros = np.zeros(2, np.uint32)
     with pytest.raises(ValueError, match="every bit is in one substring"):
         _scan.Sorted(codes, None, None, [(1, np.zeros(3, np.uint32), np.zeros((2, 1), np.uint64), zeros)], None)
+    for first_bit, n_bits in ((64, 1), (63, 2), (2**32 - 1, 1), (2**32 - 1, 2), (0, 0), (0, 25)):
+        with pytest.raises(ValueError, match="a substring has 1 to 24 bits of the code"):
+            _scan.fill_table(codes, first_bit, n_bits, np.zeros(5, np.uint32), np.zeros((2, 1), np.uint64), zeros, 1)
 
 
 def test_damaged_sorted_arrays_are_found_out_when_they_are_used() -> None:
