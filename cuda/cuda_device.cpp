@@ -144,6 +144,16 @@ void CudaDevice::finish(const Finish& finish) {
   launch_finish(finish, stream_);
 }
 
+void CudaDevice::follow(Stream stream) {
+  const Current current(number_);
+  cudaEvent_t reached = nullptr;
+  ATH_CHECK(cudaEventCreateWithFlags(&reached, cudaEventDisableTiming));
+  const cudaError_t recorded = cudaEventRecord(reached, stream);
+  const cudaError_t awaited = recorded == cudaSuccess ? cudaStreamWaitEvent(stream_, reached, 0) : recorded;
+  ignore(cudaEventDestroy(reached));  // it goes when it was reached
+  ATH_CHECK(awaited);
+}
+
 void CudaDevice::wait() {
   const Current current(number_);
   ATH_CHECK(cudaStreamSynchronize(stream_));

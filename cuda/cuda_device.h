@@ -29,6 +29,7 @@ class CudaDevice : public Device {
   size_t n_shared_bytes_a_tile() override;
   void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) override;
   void finish(const Finish& finish) override;
+  void follow(Stream stream) override;
   void wait() override;
 
  private:

@@ -9,6 +9,7 @@
 #include "scan.h"
 #include "sort.h"
 #include "stage.h"
+#include "stream.h"
 
 namespace athsearch {
 namespace cuda {
@@ -42,6 +43,8 @@ class Device {
   virtual size_t n_shared_bytes_a_tile() = 0;
   virtual void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) = 0;
   virtual void finish(const Finish& finish) = 0;
+  // What is asked for from now on happens after what was asked for in that stream, which may be another library's.
+  virtual void follow(Stream stream) = 0;
   // Until everything that was asked for has happened.
   virtual void wait() = 0;
 };

@@ -5,13 +5,10 @@
 #include "scan.h"
 #include "sort.h"
 #include "stage.h"
-
-struct CUstream_st;
+#include "stream.h"
 
 namespace athsearch {
 namespace cuda {
-
-using Stream = CUstream_st*;
 
 void launch_scan_popcount(const Scan& scan, Stream stream);
 void launch_scan_b1(const Scan& scan, Stream stream);

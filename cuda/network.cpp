@@ -113,9 +113,10 @@ void Network::run(const uint8_t* squares, size_t n_images, float* logits, uint64
   }
 }
 
-void Network::run_on_device(const uint8_t* squares, size_t n_images, float* logits, uint64_t* codes) {
+void Network::run_on_device(const uint8_t* squares, size_t n_images, float* logits, uint64_t* codes, Stream stream) {
   const std::lock_guard<std::mutex> lock(turn_);
   const size_t n_at_once = make_room(n_images);
+  device_.follow(stream);
   for (size_t begin = 0; begin < n_images; begin += n_at_once)
     run_part(squares + begin * 3 * size() * size(), std::min(n_at_once, n_images - begin), logits + begin * bits(),
              codes + begin * n_words());

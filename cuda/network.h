@@ -32,8 +32,8 @@ class Network : public Description {
   // squares: uint8 [n_images, size, size, 3]; logits: float [n_images, bits]; codes: uint64 [n_images, n_words], bit =
   // logit > 0. In main memory, all of them.
   void run(const uint8_t* squares, size_t n_images, float* logits, uint64_t* codes);
-  // The same with all of them in the GPU's memory; returns when they are written.
-  void run_on_device(const uint8_t* squares, size_t n_images, float* logits, uint64_t* codes);
+  // The same with all of them in the GPU's memory, after what was asked for in a stream; returns when they are written.
+  void run_on_device(const uint8_t* squares, size_t n_images, float* logits, uint64_t* codes, Stream stream);
 
  private:
   // Makes room for as many of n_images as go at once, and returns how many these are.

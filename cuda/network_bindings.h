@@ -90,16 +90,18 @@ inline void define_network(pybind11::module_& module) {
            "images uint8 [n, size, size, 3] -> (logits float32 [n, bits], words uint64 [n, n_words]), bit = logit > 0.")
       .def(
           "encode_on_gpu",
-          [](BoundNetwork& network, uintptr_t images, size_t n_images, uintptr_t logits, uintptr_t words) {
+          [](BoundNetwork& network, uintptr_t images, size_t n_images, uintptr_t logits, uintptr_t words,
+             uintptr_t stream) {
             without_gil([&] {
               network.run_on_device(reinterpret_cast<const uint8_t*>(images), n_images,
-                                    reinterpret_cast<float*>(logits), reinterpret_cast<uint64_t*>(words));
+                                    reinterpret_cast<float*>(logits), reinterpret_cast<uint64_t*>(words),
+                                    reinterpret_cast<Stream>(stream));
             });
           },
-          py::arg("images"), py::arg("n_images"), py::arg("logits"), py::arg("words"),
-          "The same with addresses in this GPU's memory, of contiguous arrays that nothing writes to meanwhile. "
-          "Returns "
-          "when logits and words are there.");
+          py::arg("images"), py::arg("n_images"), py::arg("logits"), py::arg("words"), py::arg("stream"),
+          "The same with addresses in this GPU's memory, of contiguous arrays. stream: this GPU's, in which images are "
+          "made, as in torch.cuda.current_stream().cuda_stream; 0 for the default one. It begins after what was asked "
+          "for there, and returns when logits and words are there.");
 }
 
 }  // namespace cuda

@@ -4,13 +4,11 @@
 
 #include "attention.h"
 #include "hash_pack.h"
-
-struct CUstream_st;
+#include "stream.h"
 
 namespace athsearch {
 namespace cuda {
 
-using Stream = CUstream_st*;
 using attention::AttentionBackward;
 using attention::AttentionForward;
 using hash::HashPack;

@@ -361,10 +361,14 @@ def test_logits_are_those_of_torch_on_the_same_gpu(encoders: ModuleType, monkeyp
         with torch.inference_mode():
             expected = network.double()(images).logits.float().numpy()
         assert_close(ours.run(squares), expected)
-        there = torch.from_numpy(squares).cuda()
-        logits = torch.full((16, 64), torch.nan, device="cuda")
-        words = torch.full((16, 1), -1, dtype=torch.int64, device="cuda")
-        torch.cuda.synchronize()
-        ours.encode_on_gpu(there.data_ptr(), 16, logits.data_ptr(), words.data_ptr())
+        late, given = torch.cuda.Stream(), torch.from_numpy(squares).cuda()
+        late.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(late):
+            there = torch.zeros_like(given)
+            logits = torch.full((16, 64), torch.nan, device="cuda")
+            words = torch.full((16, 1), -1, dtype=torch.int64, device="cuda")
+            torch.cuda._sleep(10**8)  # clocks
+            there.copy_(given)
+        ours.encode_on_gpu(there.data_ptr(), 16, logits.data_ptr(), words.data_ptr(), late.cuda_stream)
         assert np.array_equal(logits.cpu().numpy(), ours.run(squares))
         assert np.array_equal(words.cpu().numpy().view(np.uint64), Codes.from_logits(logits.cpu().numpy()).words)

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -219,6 +220,9 @@ class EmulatedDevice : public Device {
     }
   }
 
+  // What was asked for in other streams, done when it is waited for.
+  std::function<void()> others_work = [] {};
+  void follow(Stream) override { others_work(); }
   void wait() override {}
 
  private:
