@@ -181,9 +181,7 @@ def test_auto_takes_a_gpu_that_the_module_finds(encoders: ModuleType, monkeypatc
     assert encoders.Encoder(tensors, description).device == "cpu"
 
 
-def test_auto_goes_on_with_torch_where_the_module_fails(
-    encoders: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_goes_on_with_torch_where_the_module_fails(encoders: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     description, tensors = drawn_model("ath-m", 64, 16, monkeypatch)
     monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/nvidiactl")
