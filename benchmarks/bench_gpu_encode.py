@@ -1,13 +1,13 @@
 """How fast a GPU turns images into logits and codes, beside PyTorch's ways to run the same network on the same GPU.
 
-    python benchmarks/bench_gpu_encode.py [--seconds 2]
+    python benchmarks/bench_gpu_encode.py [--seconds 0.3] [--mode max-autotune]
 
 Needs a GPU with 8 GB of free memory, athsearch with its CUDA module, and torch. Contenders take turns on the same batch
 of squares (uint8): ours from the GPU's memory, in 32 and in 16-bit floats, and from main memory, with codes packed;
-eager PyTorch in 32-bit floats (TF32 where its defaults say so), the same with images channels last, and torch.compile
-in 16-bit floats, each from squares in the GPU's memory to logits. Images a second from medians of CUDA events; ours
-from main memory by the clock. Our logits are compared with those of the CPU's network first. Writes
-results/gpu-encode.json.
+eager PyTorch in 32-bit floats (TF32 where its defaults say so), the same with images channels last, and, in the first
+case alone, for it takes its time, torch.compile in 16-bit floats, each from squares in the GPU's memory to logits.
+Images a second from medians of CUDA events; ours from main memory by the clock. Our logits are compared with those of
+the CPU's network first. The results are written after every case, to results/gpu-encode.json.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import describe_gpu_machine, write_results
 from torch import nn
 
 from athsearch import _cuda
-from athsearch.gpus import find_gpus
+from athsearch.model import ops
 from athsearch.model.checkpoint import ModelDescription, tensors_of
 from athsearch.model.inference import build, build_with
 from athsearch.model.network import NETWORKS
@@ -36,7 +36,7 @@ from athsearch.preprocessing import Preprocessing
 
 RESULTS = Path(__file__).parent / "results" / "gpu-encode.json"
 CASES = (("ath-s", 256, 36), ("ath-m", 96, 32), ("ath-l", 96, 32), ("ath-l", 256, 64))  # network, size, bits
-BATCHES = (1, 64, 1024)
+BATCHES = (1024, 64, 1)
 COMPARED = 8  # images
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}  # of the logits' spread, as in tests/test_gpu_encoder.py
 Run = Callable[[], Any]
@@ -63,10 +63,13 @@ class FromSquares(nn.Module):
 def main() -> None:
     """Measures every case and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each contender")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each contender")
+    parser.add_argument("--mode", default="reduce-overhead", help="torch.compile's; max-autotune takes minutes")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    results = []
+    ops.CUDA = None  # torch's ways are torch's alone: its networks would take our attention where they find it
+    machine, mode = describe_gpu_machine(), arguments.mode
+    results: list[dict[str, Any]] = []
     for name, size, bits in CASES:
         torch.manual_seed(0)
         network = NETWORKS[name](size, bits, 5).eval()
@@ -76,13 +79,12 @@ def main() -> None:
         ours16 = build_with(partial(_cuda.Network, device=0, precision="float16"), description, tensors)
         launches = {"float32": ours.n_launches(), "float16": ours16.n_launches()}
         for batch in BATCHES:
-            rates = measure(network, description, ours, ours16, batch, arguments.seconds)
+            rates = measure(network, description, ours, ours16, batch, arguments.seconds, None if results else mode)
             case = {"network": name, "size": size, "bits": bits, "batch": batch, "launches": launches}
             results.append({**case, "images_per_s": rates})
             print(json.dumps(results[-1]), flush=True)
-    gpus = find_gpus()
-    machine = {**describe_machine(), "gpus": gpus.devices, "cuda_driver": gpus.driver, "cuda_runtime": gpus.runtime}
-    arguments.out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+            write_results(arguments.out, {"machine": machine, "compile_mode": mode, "results": results})
+            torch.cuda.empty_cache()
 
 
 def measure(
@@ -92,8 +94,9 @@ def measure(
     ours16: _cuda.Network,
     batch: int,
     seconds: float,
+    mode: str | None,
 ) -> dict[str, float]:
-    """Images a second by contender: medians, all taking turns."""
+    """Images a second by contender: medians, all taking turns. mode: torch.compile's; None: it takes no part."""
     size, bits = description.preprocessing.size, description.bits
     squares = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
     for one in (ours, ours16):
@@ -101,12 +104,13 @@ def measure(
     there = torch.from_numpy(squares).cuda()
     logits = torch.empty((batch, bits), device="cuda")
     words = torch.empty((batch, (bits + 63) // 64), dtype=torch.int64, device="cuda")
-    addresses = (there.data_ptr(), batch, logits.data_ptr(), words.data_ptr())
+    stream = torch.cuda.current_stream().cuda_stream
+    addresses = (there.data_ptr(), batch, logits.data_ptr(), words.data_ptr(), stream)
     contenders: dict[str, Run] = {
         "athsearch, from the GPU's memory": lambda: ours.encode_on_gpu(*addresses),
         "athsearch, 16 bits, from the GPU's memory": lambda: ours16.encode_on_gpu(*addresses),
     }
-    contenders |= dict(torch_ways(network, description.preprocessing, there))
+    contenders |= dict(torch_ways(network, description.preprocessing, there, mode))
     main_memory = "athsearch, from main memory"
     times: dict[str, list[float]] = {way: [] for way in [*contenders, main_memory]}
     with torch.inference_mode():
@@ -142,15 +146,18 @@ def check(description: ModelDescription, tensors: dict[str, Any], ours: _cuda.Ne
         raise SystemExit(f"{description.network}: our {precision} logits are off by {difference} of their spread")
 
 
-def torch_ways(network: nn.Module, preprocessing: Preprocessing, squares: torch.Tensor) -> Iterator[tuple[str, Run]]:
-    """Ways to run a torch network on squares, as far as this machine has them."""
+def torch_ways(
+    network: nn.Module, preprocessing: Preprocessing, squares: torch.Tensor, mode: str | None
+) -> Iterator[tuple[str, Run]]:
+    """Ways to run a torch network on squares, as far as this machine has them. mode: as for `measure`."""
     eager = FromSquares(network, preprocessing, torch.float32, False)
     yield "eager, 32 bits", lambda: eager(squares)
     last = FromSquares(network, preprocessing, torch.float32, True)
     yield "eager, 32 bits, channels last", lambda: last(squares)
-    torch.compiler.reset()
+    if mode is None:
+        return
     try:
-        compiled = torch.compile(FromSquares(network, preprocessing, torch.float16, True), mode="max-autotune")
+        compiled = torch.compile(FromSquares(network, preprocessing, torch.float16, True), mode=mode, fullgraph=True)
         with torch.inference_mode():
             compiled(squares)
     except Exception as error:  # whatever it is, this way is not to be had here: said, and left out

@@ -3,7 +3,9 @@
 Needs a GPU with 8 GB of free memory, athsearch with its CUDA module, and torch. Times are of one call, from and to the
 GPU's memory, by CUDA events: medians. Inputs take turns, so that no call finds its own in the caches. The share of the
 bandwidth is that of what copying on the GPU reads and writes, measured in the same run; the least bytes are those of x
-and y (forward), and of grad_y, x and grad_x too (training: forward and backward).
+and y (forward), and of grad_y, x and grad_x too (training: forward and backward). torch.compile, which takes its time,
+has one case an operation and type, and these come first. The results are written after every case, to
+results/gpu-ops.json.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ import itertools
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe_machine
+from machine import describe_gpu_machine, write_results
 from torch.nn import functional
 
-from athsearch.gpus import find_gpus
 from athsearch.model import ops
 
 RESULT = Path(__file__).parent / "results" / "gpu-ops.json"
-ATTENTION_CASES = (  # shape, channels last, offset: the networks' stages
+ATTENTION_CASES = (  # shape, channels last, offset: the networks' stages; the first also compiled
     ((256, 16, 128, 128), False, 0.0),  # ath-s at 256 px
     ((256, 32, 56, 56), True, 1.0),  # ath-m at 224 px
     ((256, 64, 28, 28), True, 1.0),
@@ -32,7 +34,7 @@ ATTENTION_CASES = (  # shape, channels last, offset: the networks' stages
     ((1, 16, 128, 128), False, 0.0),
 )
 DTYPES = (torch.float16, torch.float32)
-HASH_CASES = ((1, 1024, 64), (256, 1024, 64), (65536, 1024, 64), (65536, 256, 48))  # images, features, bits
+HASH_CASES = ((65536, 1024, 64), (1, 1024, 64), (256, 1024, 64), (65536, 256, 48))  # images, features, bits; likewise
 ROTATED_BYTES = 256 << 20
 CALLS = 10  # between two events
 RUNS = 25
@@ -75,15 +77,22 @@ def eager_hash(features: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor
     return (bits.view(len(bits), -1, len(places)).long() << places).sum(dim=2)
 
 
+def compiled(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled anew, whole, or an error: what is compiled for many shapes would at last run as it is, in silence."""
+    torch.compiler.reset()
+    return torch.compile(run, dynamic=False, fullgraph=True)
+
+
 def in_turn(make: Callable[[], Any], n_bytes: int) -> Callable[[], Any]:
     """The next of as many inputs as together are beyond the caches, or of 500."""
     return itertools.cycle([make() for _ in range(min(max(2, ROTATED_BYTES // n_bytes), 500))]).__next__
 
 
 def measure_attention(
-    shape: tuple[int, ...], is_last: bool, offset: float, dtype: torch.dtype, bandwidth: float
+    case: tuple[tuple[int, ...], bool, float], dtype: torch.dtype, bandwidth: float
 ) -> dict[str, Any]:
-    """One case: seconds of each contender. Exits where ours is far from the expression."""
+    """One of ATTENTION_CASES: seconds of each contender. Exits where ours is far from the expression."""
+    shape, is_last, offset = case
     layout = torch.channels_last if is_last else torch.contiguous_format
     weight = torch.randn(1, 2, 3, 3, device="cuda").requires_grad_()
 
@@ -95,7 +104,8 @@ def measure_attention(
     unit = x.nbytes
     following = in_turn(make, 2 * unit)
     contenders = {"athsearch": ops.spatial_attention, "eager": eager_attention}
-    contenders["compiled"] = torch.compile(eager_attention, dynamic=False)
+    if case == ATTENTION_CASES[0]:
+        contenders["compiled"] = compiled(eager_attention)
     with torch.no_grad():
         exact = eager_attention(x.double(), weight.double(), offset)[0]
         if not torch.allclose(ops.spatial_attention(x, weight, offset)[0].double(), exact, rtol=2e-3, atol=1e-3):
@@ -120,13 +130,16 @@ def measure_attention(
         "share_of_copy_bandwidth": {
             of: {name: least[of] / each / bandwidth for name, each in found.items()} for of, found in seconds.items()
         },
-        "times_eager": {of: found["eager"] / found["athsearch"] for of, found in seconds.items()},
-        "times_compiled": {of: found["compiled"] / found["athsearch"] for of, found in seconds.items()},
+        **{
+            f"times_{rival}": {of: found[rival] / found["athsearch"] for of, found in seconds.items()}
+            for rival in list(contenders)[1:]
+        },
     }
 
 
-def measure_hash(n_images: int, n_features: int, n_bits: int, dtype: torch.dtype, bandwidth: float) -> dict[str, Any]:
-    """One case: seconds of each contender, and how many bits differ from those of logits in double."""
+def measure_hash(case: tuple[int, int, int], dtype: torch.dtype, bandwidth: float) -> dict[str, Any]:
+    """One of HASH_CASES: seconds of each contender, and how many bits differ from those of logits in double."""
+    n_images, n_features, n_bits = case
     weights = torch.randn(n_bits, n_features, device="cuda")
     bias = torch.randn(n_bits, device="cuda")
 
@@ -141,7 +154,9 @@ def measure_hash(n_images: int, n_features: int, n_bits: int, dtype: torch.dtype
     differ = found.bool() != (exact > 0)
     if bool((differ & (exact.abs() > 1e-4 * n_features**0.5)).any()):
         raise SystemExit(f"{n_images} images, {n_bits} bits, {dtype}: bits differ whose logits are not near zero")
-    contenders = {"athsearch": ops.hash_pack, "eager": eager_hash, "compiled": torch.compile(eager_hash, dynamic=False)}
+    contenders = {"athsearch": ops.hash_pack, "eager": eager_hash}
+    if case == HASH_CASES[0]:
+        contenders["compiled"] = compiled(eager_hash)
     with torch.no_grad():
         seconds = {
             name: seconds_of(lambda pack=pack: pack(following(), weights, bias)) for name, pack in contenders.items()
@@ -152,8 +167,7 @@ def measure_hash(n_images: int, n_features: int, n_bits: int, dtype: torch.dtype
         **{"dtype": str(dtype)[6:], "n_bits_that_differ_from_double": int(differ.sum()), "seconds": seconds},
         "share_of_copy_bandwidth": features.nbytes / ours / bandwidth,
         "multiply_adds_per_s": n_images * n_features * n_bits / ours,
-        "times_eager": seconds["eager"] / ours,
-        "times_compiled": seconds["compiled"] / ours,
+        **{f"times_{rival}": seconds[rival] / ours for rival in list(contenders)[1:]},
     }
 
 
@@ -165,21 +179,17 @@ def main() -> None:
     if ops.CUDA is None:
         raise SystemExit("athsearch was built without its CUDA module: build it with ATH_CUDA=ON pip install .")
     torch.manual_seed(0)
-    bandwidth = copy_bandwidth()
-    results = []
-    for dtype in DTYPES:
-        for shape, is_last, offset in ATTENTION_CASES:
-            results.append(measure_attention(shape, is_last, offset, dtype, bandwidth))
-            print(json.dumps(results[-1]))
-            torch.cuda.empty_cache()
-        for n_images, n_features, n_bits in HASH_CASES:
-            results.append(measure_hash(n_images, n_features, n_bits, dtype, bandwidth))
-            print(json.dumps(results[-1]))
-            torch.cuda.empty_cache()
-    gpus = find_gpus()
-    machine = {**describe_machine(), "gpus": gpus.devices, "cuda_driver": gpus.driver, "cuda_runtime": gpus.runtime}
-    written = {"machine": machine, "copy_bytes_per_s": bandwidth, "results": results}
-    arguments.out.write_text(json.dumps(written, indent=1) + "\n")
+    machine, bandwidth = describe_gpu_machine(), copy_bandwidth()
+    results: list[dict[str, Any]] = []
+    for which in (slice(0, 1), slice(1, None)):
+        for dtype in DTYPES:
+            runs = [partial(measure_attention, case) for case in ATTENTION_CASES[which]]
+            runs += [partial(measure_hash, case) for case in HASH_CASES[which]]
+            for run in runs:
+                results.append(run(dtype, bandwidth))
+                print(json.dumps(results[-1]), flush=True)
+                write_results(arguments.out, {"machine": machine, "copy_bytes_per_s": bandwidth, "results": results})
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """How fast the GPU searches, beside torch on the same GPU and NumPy on the CPU; answers compared with the CPU's by ==.
 
+    python benchmarks/bench_gpu_scan.py [--seconds 0.3]
+
 Needs a GPU with 20 GB of free memory, 24 GB of main memory, athsearch with its CUDA module, and torch. Times are of
 whole searches, from codes and queries in main memory (the database was uploaded before) to answers there: medians.
 The share of the bandwidth is that of what copying on the GPU reads and writes, measured in the same run. Batches are
-also searched by each kernel alone: on the tensor cores (b1), and by population counts.
+also searched by each kernel alone: on the tensor cores (b1), and by population counts. The results are written after
+every case, to results/gpu-scan.json.
 """
 
 from __future__ import annotations
@@ -19,21 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import describe_gpu_machine, write_results
 
 from athsearch.codes import Codes
-from athsearch.gpus import find_gpus
 from athsearch.index import FlatIndex, GpuIndex
 from athsearch.types import Neighbors
 
 RESULT = Path(__file__).parent / "results" / "gpu-scan.json"
-CASES = (  # codes, bits, queries, k
-    (10**6, 64, 1, 100),
-    (10**8, 64, 1, 100),
+CASES = (  # codes, bits, queries, k: the most wanted first
     (10**9, 64, 1, 100),
-    (10**6, 64, 1024, 100),
     (10**8, 64, 1024, 100),
     (10**9, 64, 1024, 100),
+    (10**8, 64, 1, 100),
+    (10**6, 64, 1, 100),
+    (10**6, 64, 1024, 100),
     (10**8, 256, 1, 100),
     (10**8, 256, 1024, 100),
     (10**8, 64, 1, 10_000),
@@ -42,13 +44,14 @@ TORCH_ROWS = 1 << 24  # torch writes distances: so many rows at once
 NUMPY_ROWS = 10**7
 KERNELS = ("b1", "popcount")
 CHECKED = 2  # queries of each case that the CPU answers too
+AT_LEAST = 3  # calls, whatever time they take
 
 
-def seconds_of(run: Callable[[], Any], at_least: int = 3, seconds: float = 1.0) -> float:
-    """Median of the seconds of a call, after one that is not counted."""
+def seconds_of(run: Callable[[], Any], seconds: float) -> float:
+    """Median of the seconds of a call, of so many that they take `seconds`, after one that is not counted."""
     run()
     taken: list[float] = []
-    while len(taken) < at_least or sum(taken) < seconds:
+    while len(taken) < AT_LEAST or sum(taken) < seconds:
         begin = time.perf_counter()
         run()
         torch.cuda.synchronize()
@@ -56,11 +59,11 @@ def seconds_of(run: Callable[[], Any], at_least: int = 3, seconds: float = 1.0) 
     return statistics.median(taken)
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(seconds: float) -> float:
     """Bytes read and written a second by a copy of 2 GiB on the GPU."""
     data = torch.randint(-(2**62), 2**62, (1 << 28,), dtype=torch.int64, device="cuda")
     other = torch.empty_like(data)
-    return 2 * data.nbytes / seconds_of(lambda: other.copy_(data))
+    return 2 * data.nbytes / seconds_of(lambda: other.copy_(data), seconds)
 
 
 def torch_search(codes: torch.Tensor, query: torch.Tensor, k: int) -> torch.Tensor:
@@ -76,7 +79,7 @@ def torch_search(codes: torch.Tensor, query: torch.Tensor, k: int) -> torch.Tens
     return best
 
 
-def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, kernel: str = "") -> float:
+def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float, kernel: str = "") -> float:
     """Seconds of our search, by a named kernel or the one it chooses. Exits where its first answers are not true."""
     os.environ["ATHSEARCH_GPU_KERNEL"] = kernel
     index = GpuIndex(codes)
@@ -89,40 +92,55 @@ def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, kerne
     )
     if not is_equal:
         raise SystemExit(f"{len(codes):,} codes of {codes.bits} bits {kernel}: the GPU's answers are not the CPU's")
-    return seconds_of(lambda: index.search(queries, k))
+    return seconds_of(lambda: index.search(queries, k), seconds)
 
 
-def time_torch(codes: Codes, queries: Codes, k: int, truth: Neighbors) -> float:
+def time_torch(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float) -> float:
     """Seconds of torch for one query. Exits where its distances are not the truth."""
     on_gpu = torch.from_numpy(codes.words.view(np.int64)).cuda()
     query = torch.from_numpy(queries.words[0].view(np.int64)).cuda()
     distances = torch_search(on_gpu, query, k).cpu() >> 48
     if distances.tolist() != truth.distances[: truth.offsets[1]].tolist():
         raise SystemExit(f"{len(codes):,} codes of {codes.bits} bits: torch's distances are not the CPU's")
-    return seconds_of(lambda: torch_search(on_gpu, query, k))
+    return seconds_of(lambda: torch_search(on_gpu, query, k), seconds)
 
 
-def time_numpy(codes: Codes, queries: Codes, k: int) -> float:
+def time_numpy(codes: Codes, queries: Codes, k: int, seconds: float) -> float:
     """Seconds of NumPy on one CPU thread for one query, from those for NUMPY_ROWS codes."""
     few, query = codes.words[:NUMPY_ROWS], queries.words[0]
-    seconds = seconds_of(lambda: np.argpartition(np.bitwise_count(few ^ query).sum(axis=1), min(k, len(few) - 1)))
-    return seconds * len(codes) / len(few)
+    taken = seconds_of(
+        lambda: np.argpartition(np.bitwise_count(few ^ query).sum(axis=1), min(k, len(few) - 1)), seconds
+    )
+    return taken * len(codes) / len(few)
 
 
-def measure(codes: Codes, n_queries: int, k: int, bandwidth: float) -> dict[str, Any]:
-    """One case: seconds of each contender, and what they make."""
+def time_rivals(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float) -> dict[str, float]:
+    """Seconds of those that answer one query after the other, of the first alone."""
+    of_torch = time_torch(codes, queries, k, truth, seconds)
+    torch.cuda.empty_cache()
+    return {"torch_a_query": of_torch, "numpy_a_query": time_numpy(codes, queries, k, seconds)}
+
+
+def measure(
+    codes: Codes, n_queries: int, k: int, bandwidth: float, seconds: float, rivals: dict[Any, dict[str, float]]
+) -> dict[str, Any]:
+    """One case: seconds of each contender, and what they make.
+
+    rivals: `time_rivals` by number of codes, bits and k, kept from one case to the next.
+    """
     queries = Codes(np.random.default_rng(2).integers(0, 2**64, (n_queries, codes.n_words), np.uint64), codes.bits)
     truth = FlatIndex(codes).search(queries[:CHECKED], k, count_ties=True)
-    ours = time_athsearch(codes, queries, k, truth)
-    by = {name: time_athsearch(codes, queries, k, truth, name) for name in KERNELS if n_queries > 1}
-    of_torch = time_torch(codes, queries, k, truth)
-    torch.cuda.empty_cache()
+    ours = time_athsearch(codes, queries, k, truth, seconds)
+    by = {name: time_athsearch(codes, queries, k, truth, seconds, name) for name in KERNELS if n_queries > 1}
+    asked = (len(codes), codes.bits, k)
+    if asked not in rivals:
+        rivals[asked] = time_rivals(codes, queries, k, truth, seconds)
+    of_torch = rivals[asked]["torch_a_query"]
     return {
         **{"n_codes": len(codes), "bits": codes.bits, "n_queries": n_queries, "k": k, "n_queries_compared": len(truth)},
         "seconds": {
-            **{"athsearch": ours, "torch_a_query": of_torch, "numpy_a_query": time_numpy(codes, queries, k)},
-            "faiss_gpu": time_faiss(codes, queries, k),
-            **{f"athsearch_{name}": seconds for name, seconds in by.items()},
+            **{"athsearch": ours, **rivals[asked], "faiss_gpu": time_faiss(codes, queries, k, seconds)},
+            **{f"athsearch_{name}": taken for name, taken in by.items()},
         },
         "b1_times_popcount": by["popcount"] / by["b1"] if by else None,
         "pairs_per_s": n_queries * len(codes) / ours,
@@ -131,7 +149,7 @@ def measure(codes: Codes, n_queries: int, k: int, bandwidth: float) -> dict[str,
     }
 
 
-def time_faiss(codes: Codes, queries: Codes, k: int) -> float | None:
+def time_faiss(codes: Codes, queries: Codes, k: int, seconds: float) -> float | None:
     """Seconds of FAISS's flat index on the same GPU; None where it is not there or k is beyond it."""
     try:
         import faiss
@@ -142,28 +160,28 @@ def time_faiss(codes: Codes, queries: Codes, k: int) -> float | None:
     resources = faiss.StandardGpuResources()
     index = faiss.GpuIndexBinaryFlat(resources, codes.bits)
     index.add(codes.to_bytes())
-    return seconds_of(lambda: index.search(queries.to_bytes(), k))
+    return seconds_of(lambda: index.search(queries.to_bytes(), k), seconds)
 
 
 def main() -> None:
     """Measures every case and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most-codes", type=int, default=10**9, help="Leave out cases of more codes.")
+    parser.add_argument("--seconds", type=float, default=0.3, help="For each contender.")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    bandwidth, results = copy_bandwidth(), []
+    machine, bandwidth = describe_gpu_machine(), copy_bandwidth(arguments.seconds)
     torch.cuda.empty_cache()
     cases = [case for case in CASES if case[0] <= arguments.most_codes]
     n_words = max(n_codes * bits // 64 for n_codes, bits, _, _ in cases)
+    results: list[dict[str, Any]] = []
+    rivals: dict[Any, dict[str, float]] = {}
     pool = np.random.default_rng(1).integers(0, 2**64, n_words, np.uint64)
     for n_codes, bits, n_queries, k in cases:
         codes = Codes(pool[: n_codes * bits // 64].reshape(n_codes, bits // 64), bits)
-        results.append(measure(codes, n_queries, k, bandwidth))
-        print(json.dumps(results[-1]))
-    gpus = find_gpus()
-    machine = {**describe_machine(), "gpus": gpus.devices, "cuda_driver": gpus.driver, "cuda_runtime": gpus.runtime}
-    written = {"machine": machine, "copy_bytes_per_s": bandwidth, "results": results}
-    arguments.out.write_text(json.dumps(written, indent=1) + "\n")
+        results.append(measure(codes, n_queries, k, bandwidth, arguments.seconds, rivals))
+        print(json.dumps(results[-1]), flush=True)
+        write_results(arguments.out, {"machine": machine, "copy_bytes_per_s": bandwidth, "results": results})
 
 
 if __name__ == "__main__":
