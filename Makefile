@@ -5,7 +5,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.cpp)
 CXX_FILES := $(CORE) $(wildcard cuda/* benchmarks/*.cpp tests/csrc/*.cpp tests/csrc/*.h tests/csrc/*/*.h tests/crash/*.c)
 INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(CORE)
 
-.PHONY: demo test lint format sanitize neon cuda cuda-report gpu bench bench-scale study soak soak-archive crash fuzz clean
+.PHONY: demo test lint format sanitize neon cuda cuda-report gpu gpu-test gpu-bench bench bench-scale study soak soak-archive crash fuzz clean
 
 demo: .venv/train.stamp
 	$(BIN)/athsearch demo
@@ -48,20 +48,47 @@ cuda:
 cuda-report:
 	$(PYTHON) benchmarks/cuda_report.py
 
-# On a machine with a GPU, where $(PYTHON) has torch, pytest, pybind11 and scikit-build-core; needs no network.
-GPU_TEST := -m pytest --noconftest -q -m gpu tests/test_gpu_index.py tests/test_gpu_encoder.py tests/test_ops.py
-gpu: export PYTHONPATH := $(CURDIR)/build/gpu
+# On a machine with a GPU, where $(PYTHON) has torch, pytest, pybind11 and scikit-build-core; needs no network. The figures
+# come after the tests, whatever these say, and go to RESULTS one by one; LOGS gets what the tests print.
+RESULTS ?= benchmarks/results
+LOGS ?= build
+GPU_TESTS := tests/test_gpu_index.py tests/test_gpu_encoder.py tests/test_ops.py
+GPU_TEST := $(PYTHON) -u -m pytest --noconftest -v -m gpu
 gpu:
+	$(MAKE) gpu-test; status=$$?; $(MAKE) gpu-bench && exit $$status
+
+# Side by side, for each leaves the GPU idle most of the time.
+gpu-test: build/gpu.stamp
+	$(MAKE) --jobs --keep-going --output-sync $(GPU_TESTS:tests/%.py=gpu/%) gpu/memcheck gpu/racecheck
+
+gpu-bench gpu/%: export PYTHONPATH := $(CURDIR)/build/gpu
+gpu/%: LOG = $(LOGS)/gpu-$(@F).log
+gpu/memcheck: FEW := 65-511 or 520-511 or 64-36-ath or (small and float16)
+gpu/racecheck: FEW := 65-511 or 64-36-ath or (small and float16)
+
+gpu/test_%:
+	$(GPU_TEST) tests/test_$*.py > $(LOG) 2>&1; status=$$?; tail -n 15 $(LOG); exit $$status
+
+gpu/memcheck gpu/racecheck:
+	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > $(LOG) 2>&1; then \
+	    compute-sanitizer --tool $(@F) --error-exitcode 1 $(GPU_TEST) $(GPU_TESTS) -k '$(FEW)' > $(LOG) 2>&1; \
+	    status=$$?; tail -n 15 $(LOG); exit $$status; \
+	else echo 'compute-sanitizer does not work here:'; tail -n 3 $(LOG); fi
+
+# The most wanted first.
+gpu-bench: build/gpu.stamp
+	status=0; for name in scan ops encode; do \
+	    $(PYTHON) benchmarks/bench_gpu_$$name.py --out $(RESULTS)/gpu-$$name.json || status=1; \
+	done; exit $$status
+
+# For the GPU that is there alone.
+build/gpu.stamp: export ATH_CUDA := ON
+build/gpu.stamp: export ATH_CUDA_ARCHS ?= native
+build/gpu.stamp: export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
+build/gpu.stamp: $(INPUTS) $(wildcard cuda/* python/athsearch/*.py python/athsearch/*/*.py)
 	rm -rf build/gpu && mkdir -p build
-	ATH_CUDA=ON $(PYTHON) -m pip install --no-build-isolation --no-deps --no-index --target build/gpu .
-	$(PYTHON) $(GPU_TEST)
-	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > build/sanitizer.log 2>&1; then \
-	    compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 520-511 or 64-36-ath or (small and float16)' && \
-	    compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) $(GPU_TEST) -k '65-511 or 64-36-ath or (small and float16)'; \
-	else echo 'compute-sanitizer does not work here:'; tail -n 3 build/sanitizer.log; fi
-	$(PYTHON) benchmarks/bench_gpu_scan.py
-	$(PYTHON) benchmarks/bench_gpu_encode.py
-	$(PYTHON) benchmarks/bench_gpu_ops.py
+	$(PYTHON) -m pip install --no-build-isolation --no-deps --no-index --target build/gpu .
+	touch $@
 
 # Speed beside rivals, written to benchmarks/results; nothing else should run meanwhile.
 bench: .venv/bench.stamp build/limits

@@ -301,7 +301,7 @@ def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @needs_gpu
-def test_networks_with_small_and_large_tiles_run_at_once(
+def test_networks_of_two_sizes_run_at_once(
     precision: Literal["float32", "float16"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [drawn_model("ath-m", 64, 36, monkeypatch), drawn_model("ath-s", 256, 64, monkeypatch)]
