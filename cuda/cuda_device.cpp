@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "../csrc/registry.h"
 #include "current.h"
@@ -146,12 +147,12 @@ void CudaDevice::finish(const Finish& finish) {
 
 void CudaDevice::follow(Stream stream) {
   const Current current(number_);
-  cudaEvent_t reached = nullptr;
-  ATH_CHECK(cudaEventCreateWithFlags(&reached, cudaEventDisableTiming));
-  const cudaError_t recorded = cudaEventRecord(reached, stream);
-  const cudaError_t awaited = recorded == cudaSuccess ? cudaStreamWaitEvent(stream_, reached, 0) : recorded;
-  ignore(cudaEventDestroy(reached));  // it goes when it was reached
-  ATH_CHECK(awaited);
+  cudaEvent_t made = nullptr;
+  ATH_CHECK(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+  const auto destroy = [](cudaEvent_t event) { ignore(cudaEventDestroy(event)); };
+  const std::unique_ptr<CUevent_st, decltype(destroy)> reached(made, destroy);  // to wait for it, it need not be kept
+  ATH_CHECK(cudaEventRecord(made, stream));
+  ATH_CHECK(cudaStreamWaitEvent(stream_, made, 0));
 }
 
 void CudaDevice::wait() {
