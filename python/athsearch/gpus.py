@@ -62,14 +62,13 @@ def find_gpus() -> Gpus:
 
 
 def free_bytes(number: int) -> int | None:
-    """Free memory of a GPU that was found; None where it refuses, as one that another process has for itself does.
+    """Free memory of a GPU, or None where it does not tell, as one that another process has for itself.
 
-    To be told, this process makes use of the GPU, which takes some hundred MB of it as long as the process runs.
+    To be told, this process makes use of the GPU, which takes some of its memory as long as the process runs.
     """
-    from . import _cuda
-
+    module = cuda_module()
     try:
-        return _cuda.free_bytes(number)
+        return None if module is None else int(module.free_bytes(number))
     except CudaError:
         return None
 
