@@ -284,6 +284,8 @@ def test_a_source_without_a_train_split_is_refused() -> None:
         {"flips": "up"},
         {"framing": "tight"},
         {"seed": -1},
+        {"seed": 2**64},
+        {"epochs": 1.5},
         {"average": 1.0},
     ],
 )
@@ -436,11 +438,3 @@ def test_progress_counts_images_then_steps(folder: Path) -> None:
         (epoch, step) for epoch in (1, 2, 3) for step in range(1, n_steps + 1)
     ]
     assert all(report.loss is not None and report.loss > 0 for report in steps)
-
-
-@pytest.mark.parametrize(
-    "change", [{"seed": -1}, {"seed": 2**64}, {"seed": 1.5}, {"epochs": 0}, {"epochs": 2.0}, {"bits": 32.5}]
-)
-def test_settings_that_cannot_be_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(change))} must be "):
-        recipe_settings("default", **change)
