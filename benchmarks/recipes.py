@@ -4,13 +4,16 @@
 
 DATA holds the sets of SETS. Every seed of a recipe is trained on a set's training images, and its answers to the test
 images are scored, by Hamming distance and, as the paper's code ranks, by the Euclidean distance of logits ("l2": macro
-precision). What is finished in FOLDER is not done again; results/recipes.json is written anew after every run.
+precision). What is finished in FOLDER is not done again; results/recipes.json is written anew after every run, and a
+line of other settings than those of now is replaced.
 Two of these at once, with other sets and OMP_NUM_THREADS=1, use two cores better than one with two threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import fcntl
 import json
 import os
 import resource
@@ -24,6 +27,8 @@ from machine import cpu_name
 
 from athsearch.data import open_source
 from athsearch.encoder import Encoder
+from athsearch.files import replacing
+from athsearch.recipes import TrainingSettings, recipe_settings
 
 sys.path.insert(0, str(Path(__file__).parent / "quality"))
 from measure import macro_precision, nearest_by_l2
@@ -31,11 +36,13 @@ from measure import macro_precision, nearest_by_l2
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
 SETS = {  # name -> path below DATA, options that say how to read it, size of the network's input by recipe
     "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}, {"default": 128, "paper": 128}),
-    "rbc12": ("rbc12", {}, {"default": 96, "paper": 80}),
+    # <smear>_<x>_<y>.jpg: images held out of the training are of other smears, as test images are.
+    "rbc12": ("rbc12", {"patient_pattern": r"(\d+)_\d+_\d+"}, {"default": 96, "paper": 80}),
     # Of 28 px: the least size is larger still, and validation images prefer it to 96 px.
     "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}, {"default": 64, "paper": 64}),
 }
-RECIPES = ("default", "paper")
+RECIPES: dict[str, dict[str, int]] = {"default": {}, "paper": {"epochs": 12}}  # and what is changed of them
+BITS = 32
 
 
 def main() -> None:
@@ -56,18 +63,17 @@ def main() -> None:
 
 def measure(data: Path, runs: Path, name: str, recipe: str, seed: int) -> None:
     """One run from training to scores, unless its line is among the results already."""
-    identity = {"set": name, "recipe": recipe, "seed": seed}
-    if any(identity.items() <= result.items() for result in known_results()):
-        return
     path, reading, sizes = SETS[name]
+    settings = recipe_settings(recipe, bits=BITS, size=sizes[recipe], seed=seed, **RECIPES[recipe])
+    identity = {"set": name, "recipe": recipe, "seed": seed}
+    known_by = identity | {"reading": reading, "settings": dataclasses.asdict(settings)}
+    if any(known_by.items() <= result.items() for result in known_results()):
+        return
     folder = runs / f"{name}-{recipe}-{seed}"
     options = [word for option, value in reading.items() for word in (f"--{option.replace('_', '-')}", value)]
     source = [str(data / path), *options]
-    settings = ["--recipe", recipe, "--seed", str(seed), "--bits", "32", "--size", str(sizes[recipe])]
-    if recipe == "paper":
-        settings += ["--epochs", "12"]
     cpu_before_s = cpu_s()
-    training = athsearch("train", *source, "--out", str(folder), *settings)
+    training = athsearch("train", *source, "--out", str(folder), *words_of(settings))
     train_cpu_s = cpu_s() - cpu_before_s
     epochs = json.loads((folder / "history.json").read_text())["epochs"]
     train_s = sum(epoch["seconds"] for epoch in epochs)  # that of an interrupted run too
@@ -75,11 +81,10 @@ def measure(data: Path, runs: Path, name: str, recipe: str, seed: int) -> None:
     athsearch("index", archive, *source, "--split", "train", "--weights", str(folder / "weights.safetensors"))
     scores = athsearch("evaluate", archive, *source, "--split", "test")
     result = {
-        **identity,
+        **known_by,
         **{key: scores[key] for key in ("k", "n_queries", "n_cases", "macro", "micro", "chance", "majority", "health")},
         "per_class": {label: values["precision"] for label, values in scores["per_class"].items()},
         "l2": precision_by_l2(folder / "weights.safetensors", data / path, reading),
-        "size": sizes[recipe],
         "validation": training["validation_macro_precision_at_10"],
         "best_epoch": training["best_epoch"],
         "train_s": round(train_s, 1),
@@ -87,8 +92,7 @@ def measure(data: Path, runs: Path, name: str, recipe: str, seed: int) -> None:
         "threads": torch.get_num_threads(),
         "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} processors, torch {torch.__version__}",
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([*known_results(), result], indent=1) + "\n")
+    add_result(result, identity)
     print(name, recipe, seed, f"macro P@10 {scores['macro']['precision']:.3f} after {train_s:.0f} s", flush=True)
 
 
@@ -101,10 +105,28 @@ def precision_by_l2(weights: Path, path: Path, reading: dict[str, str]) -> float
     return macro_precision(nearest_by_l2(*logits), (labels[0], labels[1]))
 
 
+def words_of(settings: TrainingSettings) -> list[str]:
+    """What `athsearch train` is told, so that it trains with these settings."""
+    told = {name: str(getattr(settings, name)) for name in ("recipe", "seed", "bits", "size", "epochs")}
+    return [word for name, value in told.items() for word in (f"--{name}", value)]
+
+
 def known_results() -> list[dict[str, Any]]:
     """As they are now: another of these programs may have added some."""
     known: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     return known
+
+
+def add_result(result: dict[str, Any], identity: dict[str, Any]) -> None:
+    """In place of the one with this identity, if there is one. Others of these programs wait."""
+    folder = os.open(RESULTS.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        others = [known for known in known_results() if not identity.items() <= known.items()]
+        with replacing(RESULTS) as temporary:
+            temporary.write_text(json.dumps([*others, result], indent=1) + "\n")
+    finally:
+        os.close(folder)
 
 
 def cpu_s() -> float:

@@ -18,7 +18,7 @@ from athsearch.errors import ModelMismatch
 from athsearch.evaluation import Evaluation, evaluate
 from athsearch.evaluation.bootstrap import PERCENTILES, SEED, bootstrap
 from athsearch.evaluation.results import METRICS, titles
-from athsearch.evaluation.ties import TieGroups, expected_reciprocal_rank, expected_scores
+from athsearch.evaluation.ties import TieGroups, expected_reciprocal_rank
 
 Exact = dict[str, Fraction]
 
@@ -92,7 +92,7 @@ def plain_evaluation(
             for row, place in place_of.items():
                 sizes[0, place] += 1
                 hits[0, place] += labels[row] == label
-            out[name].append(list(expected_scores(sizes, hits, k)[0]))
+            out[name].append(list(TieGroups(sizes, hits, k).expected()[0]))
     return out
 
 
@@ -149,7 +149,7 @@ def test_a_cut_group_of_a_million_cases_is_exact() -> None:
     size, k = 10**6, 1000
 
     def found(hits: float) -> dict[str, float]:
-        scores = expected_scores(np.array([[2.0, size]]), np.array([[0.0, hits]]), k)
+        scores = TieGroups(np.array([[2.0, size]]), np.array([[0.0, hits]]), k).expected()
         return dict(zip(METRICS, scores[0].tolist(), strict=True))
 
     assert close(found(400_000)["precision"], Fraction(400_000, size) * (k - 2) / k)

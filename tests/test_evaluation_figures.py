@@ -55,3 +55,14 @@ def test_the_areas_of_a_code_add_up_to_its_cases() -> None:
     areas = sorted(float(size) for part in axes.collections for size in part.get_sizes() if len(part.get_offsets()))
     # Nested in one another: 4 cases of which 1 is b, 6 of which 3 are not a and 1 is c, 2 of one class.
     assert [area / areas[0] for area in areas] == pytest.approx([1, 1, 2, 3, 4, 6])
+
+
+def test_every_class_has_its_name_in_the_legend() -> None:
+    bits = np.array([[0, 0], [0, 1], [1, 1], [1, 0]], np.bool_)
+    (legend,) = code_map(Codes.from_bits(bits), ["_normal", "disease", "$x", "正常"]).legends
+    assert sorted(text.get_text().replace("\\", "") for text in legend.get_texts()) == [
+        "$x",
+        "_normal",
+        "disease",
+        "正常",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,15 @@ def test_relevance_is_the_share_of_each_place(encoder: Encoder) -> None:
     # Explaining leaves no trace in the network.
     assert np.array_equal(encoder.logits_of_squares(squares), encoder.logits_of_squares(squares))
     assert all(parameter.grad is None for parameter in encoder._torch_network.parameters())
+
+
+def test_threads_do_not_explain_each_others_images(encoder: Encoder) -> None:
+    squares = [encoder.squares([draw_image(seed)]) for seed in range(8)]
+    alone = [encoder.relevance(square) for square in squares]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(encoder.relevance, squares * 4))
+    for found, wanted in zip(together, alone * 4, strict=True):
+        assert np.allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_what_is_hidden_matters_most_where_relevance_is_high(encoder: Encoder) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from PIL import Image
 
 from athsearch._training_batches import augment, draw_triplets, tempered_batches
+from athsearch._training_images import divide
+from athsearch._training_run import RunFolder
 from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
-from athsearch.errors import CheckpointError, ModelError, SourceError
+from athsearch.errors import CheckpointError, DeviceError, ModelError, SourceError
 from athsearch.evaluation import evaluate
 from athsearch.model.network import NETWORKS, DeeperATHNet
 from athsearch.training import EpochReport, StepReport, recipe_settings, train
@@ -138,6 +141,28 @@ def test_a_run_folder_refuses_another_run(folder: Path, tmp_path: Path) -> None:
         train(source, settings, run_dir=run_dir, device="cpu")
 
 
+def test_a_run_does_not_go_on_from_a_damaged_or_foreign_state(folder: Path, tmp_path: Path) -> None:
+    source, settings, run_dir = open_source(folder), SMALL["paper"], tmp_path / "run"
+    with pytest.raises(Stop):
+        train(source, settings, run_dir=run_dir, device="cpu", progress=stop_after_epoch(1))
+    path = run_dir / "state.safetensors"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be used \(damaged: .*; delete it"):
+        train(source, settings, run_dir=run_dir, device="cpu")
+    path.write_bytes(sound)
+    run = RunFolder(run_dir, json.loads((run_dir / "history.json").read_text())["run"])
+    kept = run.load()
+    assert kept is not None
+    state, notes = kept
+    run.save({**state, "network": dict(list(state["network"].items())[1:])}, notes)
+    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be used .*Missing key.*; delete it"):
+        train(source, settings, run_dir=run_dir, device="cpu")
+    run.save(state, {"history": [{**report, "lr_of_old": 1} for report in notes["history"]]})
+    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be used .*lr_of_old.*; delete it"):
+        train(source, settings, run_dir=run_dir, device="cpu")
+
+
 def test_the_default_recipe_learns(folder: Path) -> None:
     reports: list[EpochReport] = []
     settings = dataclasses.replace(SMALL["default"], epochs=15)
@@ -184,6 +209,43 @@ def test_an_unreadable_image_is_left_out_and_reported_but_not_many(folder: Path)
         train(open_source(folder), SMALL["paper"], device="cpu")
 
 
+def test_unreadable_images_are_counted_over_all_parts(folder: Path) -> None:
+    source = open_source(folder)
+    _, validation = divide(source, None, SMALL["default"])
+    assert validation is not None
+    held_out = validation.items[0]
+    (folder / held_out.source).write_bytes(b"")
+    for number in range(100, 110):
+        draw(0, number).save(folder / "a" / f"{number}.png")
+    training = open_source(folder)
+    training = dataclasses.replace(training, items=tuple(i for i in training.items if i.source != held_out.source))
+    validation = dataclasses.replace(source, items=(held_out, *training.items[:2]))  # a third of it cannot be used
+    encoder = train(training, SMALL["default"], validation=validation, device="cpu")
+    assert encoder.description.training["n_unreadable"] == 1
+    nothing = dataclasses.replace(source, items=(held_out,))
+    with pytest.raises(SourceError, match="none of the 1 images to validate by can be used; first "):
+        train(training, SMALL["default"], validation=nothing, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_told_before_images_are_read(folder: Path) -> None:
+    def on_step(report: StepReport) -> None:
+        raise Stop
+
+    with pytest.raises(DeviceError, match="'quantum' cannot be used"):
+        train(open_source(folder), SMALL["default"], device="quantum", on_step=on_step)
+
+
+def test_threads_train_as_one_would(folder: Path) -> None:
+    source, settings = open_source(folder), dataclasses.replace(SMALL["paper"], epochs=1)
+
+    def trained(seed: int) -> str:
+        return train(source, dataclasses.replace(settings, seed=seed), device="cpu").model_id
+
+    seeds = [0, 1, 2]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(trained, seeds)) == [trained(seed) for seed in seeds]
+
+
 def listed(labels: str) -> Source:
     return Source(
         Path("nowhere"), tuple(Item(f"{i}.png", label if label != "-" else None) for i, label in enumerate(labels))
@@ -222,6 +284,8 @@ def test_a_source_without_a_train_split_is_refused() -> None:
         {"flips": "up"},
         {"framing": "tight"},
         {"seed": -1},
+        {"seed": 2**64},
+        {"epochs": 1.5},
         {"average": 1.0},
     ],
 )

@@ -54,6 +54,7 @@ def main() -> None:
     alone = Encoder(encoder.tensors, plain, "cpu")
     result: dict[str, Any] = {
         **asdict(run),
+        "settings": run.digest(),
         **scores(logits, labels),
         "without_mirror_images": scores((alone.logits(database), alone.logits(queries)), labels)["hamming"][
             "precision"

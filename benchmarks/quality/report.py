@@ -48,7 +48,7 @@ def hamming(line: Line) -> float:
 
 
 def summary(lines: list[Line], value: Value = hamming) -> str:
-    """Mean and, from two seeds on, standard deviation; their number where it is not three."""
+    """Mean and, from two seeds on, standard deviation."""
     if not lines:
         return "-"
     values = [value(line) for line in lines]
@@ -127,13 +127,14 @@ def ablations_table(lines: list[Line]) -> Iterator[str]:
 def lengths_table(lines: list[Line]) -> Iterator[str]:
     """Four code lengths."""
     lines = chosen(lines, few=False)
-    rows = (
-        [name, method, *(summary(chosen(mine, bits=bits)) for bits in (16, 32, 48, 64))]
-        for name in SETS
-        for method in ("ours", "paper", "GreedyHash")
-        if (mine := chosen(lines, set=name, method=method))
-    )
-    return table(["set", "macro P@10", "16 bits", "32", "48", "64"], rows)
+
+    def rows() -> Iterator[list[str]]:
+        for name in SETS:
+            for method in ("ours", "paper", "GreedyHash"):
+                by_length = [chosen(lines, set=name, method=method, bits=bits) for bits in (16, 32, 48, 64)]
+                yield [name, method, *map(summary, by_length), "/".join(str(len(some)) for some in by_length)]
+
+    return table(["set", "macro P@10", "16 bits", "32", "48", "64", "seeds"], rows())
 
 
 def paper_table(lines: list[Line]) -> Iterator[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from athsearch.recipes import recipe_settings
 
 SETS = {  # name -> path below the folder of data, and options that say how to read it
     "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}),
@@ -38,6 +42,11 @@ class Run:
         # Wide framing, the default for grey images, takes more passes to pay.
         common = {"size": SIZE, "epochs": epochs, "framing": "narrow", "bits": self.bits, "seed": self.seed}
         return {"recipe": "default", "network": NETWORK} | common | method
+
+    def digest(self) -> str:
+        """Of every setting it is trained with, the recipe's own too: 12 hexadecimal digits."""
+        settings = json.dumps(asdict(recipe_settings(**self.settings())), sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
 LOSS_METHODS: dict[str, dict[str, Any]] = {
@@ -84,8 +93,8 @@ def losses() -> Iterator[Run]:
 
 def lengths() -> Iterator[Run]:
     """Ours, the paper's recipe and the best of the others at four code lengths."""
-    for seed in range(5):
-        for bits in (32, 16, 48, 64):
+    for bits in (32, 16, 48, 64):
+        for seed in range(5):
             for method in ("ours", "paper", "GreedyHash"):
                 for name in SETS:
                     yield Run(name, method, bits, seed)

@@ -3,7 +3,8 @@
     python benchmarks/quality/study.py DATA [--parts losses,few,ablations,lengths] [--minutes 60]
 
 Each run is a process of its own on one core, two at a time on two cores. What stands in results/quality.json is
-not done again, so that the study goes on where it was stopped, by Ctrl-C or by --minutes. --folder keeps the logits.
+not done again, so that the study goes on where it was stopped, by Ctrl-C or by --minutes; a line of other settings than
+those of now is replaced. --folder keeps the logits.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from runs import PARTS, SETS, Run
+
+from athsearch.files import replacing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import describe_machine
@@ -74,11 +77,19 @@ def until(runs: Iterator[Run], end: float) -> Iterator[Run]:
 
 
 def finished() -> set[Run]:
-    """The runs with results."""
-    if not RESULTS.exists():
-        return set()
-    names = asdict(Run("", ""))
-    return {Run(**{name: line[name] for name in names}) for line in json.loads(RESULTS.read_text())["runs"]}
+    """The runs with results, where these are of the settings of now."""
+    return {run for line in known_lines() if line["settings"] == (run := run_of(line)).digest()}
+
+
+def known_lines() -> list[dict[str, Any]]:
+    """What stands in the results."""
+    lines: list[dict[str, Any]] = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    return lines
+
+
+def run_of(line: dict[str, Any]) -> Run:
+    """Whose results a line is."""
+    return Run(**{name: line[name] for name in asdict(Run("", ""))})
 
 
 def measured(run: Run, data: Path, folder: Path) -> dict[str, Any]:
@@ -93,8 +104,9 @@ def measured(run: Run, data: Path, folder: Path) -> dict[str, Any]:
 
 def note(result: dict[str, Any]) -> None:
     """Adds a run to the results."""
-    known = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
-    RESULTS.write_text(json.dumps({"machine": describe_machine(), "runs": [*known, result]}, indent=1) + "\n")
+    others = [line for line in known_lines() if run_of(line) != run_of(result)]
+    with replacing(RESULTS) as temporary:
+        temporary.write_text(json.dumps({"machine": describe_machine(), "runs": [*others, result]}, indent=1) + "\n")
     run = " ".join(str(result[name]) for name in asdict(Run("", "")))
     print(f"{run}: macro P@10 {result['hamming']['precision']:.3f}, {result['cpu_s']:.0f} s", flush=True)
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,16 +109,42 @@ class Pictures:
         return [str(item.label) for item in self.items]
 
 
-def read_pictures(
+def read_parts(
+    parts: Sequence[Source],
+    preprocessing: Preprocessing,
+    on_read: Callable[[], None],
+    on_unreadable: Callable[[ImageError], None],
+) -> list[Pictures]:
+    """Decodes every image. `on_read` is called after each, `on_unreadable` for one that cannot be used.
+
+    Raises SourceError, naming the first, where of all parts together more than one in twenty cannot be used, or of one
+    part none can.
+    """
+    n_images = sum(map(len, parts))
+    unreadable: list[ImageError] = []
+
+    def note(error: ImageError) -> None:
+        unreadable.append(error)
+        on_unreadable(error)
+        if len(unreadable) > UNREADABLE_SHARE * n_images:
+            share = f"{UNREADABLE_SHARE:.0%}"
+            raise SourceError(f"more than {share} of {n_images} images cannot be used; first {unreadable[0]}")
+
+    pictures = [_read(part, preprocessing, on_read, note) for part in parts]
+    for part in pictures:
+        if not part.items:
+            raise SourceError(
+                f"none of the {part.n_unreadable} images to validate by can be used; first {unreadable[0]}"
+            )
+    return pictures
+
+
+def _read(
     source: Source,
     preprocessing: Preprocessing,
     on_read: Callable[[], None],
     on_unreadable: Callable[[ImageError], None],
 ) -> Pictures:
-    """Decodes every image of the source. `on_read` is called after each, `on_unreadable` for one that cannot be used.
-
-    Raises SourceError, naming the first, where more than one in twenty cannot be used.
-    """
     shape = (len(source), preprocessing.size, preprocessing.size, 3)
     squares: Square
     if math.prod(shape) > MEMORY_BYTES:
@@ -136,16 +162,11 @@ def read_pictures(
             return error
 
     kept: list[Item] = []
-    unreadable: list[ImageError] = []
     for item, square in zip(source.items, map_ahead(read, source.items, N_AHEAD), strict=True):
         if isinstance(square, ImageError):
-            unreadable.append(square)
             on_unreadable(square)
-            if len(unreadable) > UNREADABLE_SHARE * len(source):
-                share = f"{UNREADABLE_SHARE:.0%}"
-                raise SourceError(f"more than {share} of {len(source)} images cannot be used; first {unreadable[0]}")
         else:
             squares[len(kept)] = square
             kept.append(item)
         on_read()
-    return Pictures(squares[: len(kept)], tuple(kept), len(unreadable))
+    return Pictures(squares[: len(kept)], tuple(kept), len(source) - len(kept))

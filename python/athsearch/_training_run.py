@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .files import replacing
+from .model.checkpoint import digest_of
 
-FORMAT = 1
+FORMAT = 2
 State = dict[str, dict[str, Tensor]]  # group -> name -> tensor
 
 
@@ -56,7 +57,7 @@ class RunFolder:
         tensors = {
             f"{group}/{name}": tensor.contiguous() for group, part in state.items() for name, tensor in part.items()
         }
-        about = json.dumps({"format": FORMAT, "run": self._identity, "notes": dict(notes)})
+        about = json.dumps({"format": FORMAT, "run": self._identity, "notes": dict(notes), "sha256": _digest(tensors)})
         _write(self._state, save(tensors, {"athsearch": about}))
 
     def load(self) -> tuple[State, dict[str, Any]] | None:
@@ -66,17 +67,24 @@ class RunFolder:
         try:
             with safe_open(self._state, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["athsearch"])
-                state: State = {}
-                for key in file.keys():  # noqa: SIM118 (not a dict)
-                    group, name = key.split("/", 1)
-                    state.setdefault(group, {})[name] = file.get_tensor(key)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             if about["format"] != FORMAT:
-                raise self._unusable(self._state, f"its format is {about['format']}, this athsearch reads {FORMAT}")
+                raise self.unusable_state(f"its format is {about['format']}, this athsearch reads {FORMAT}")
+            if about["sha256"] != _digest(tensors):
+                raise self.unusable_state("damaged: its tensors are not those it was written with")
+            state: State = {}
+            for key, tensor in tensors.items():
+                group, name = key.split("/", 1)
+                state.setdefault(group, {})[name] = tensor
             identity, notes = about["run"], about["notes"]
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-            raise self._unusable(self._state, str(error)) from error
+            raise self.unusable_state(str(error)) from error
         self._compare(identity)
         return state, notes
+
+    def unusable_state(self, reason: str) -> CheckpointError:
+        """The error of a state that a run cannot go on from."""
+        return self._unusable(self._state, " ".join(reason.split()))
 
     def drop_state(self) -> None:
         """A finished run needs its state no more."""
@@ -110,6 +118,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return digest_of("state", {name: tensor.cpu().numpy() for name, tensor in tensors.items()})
 
 
 def _write(path: Path, content: bytes) -> None:

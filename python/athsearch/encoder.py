@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -65,6 +66,7 @@ class Encoder:
         self.model_id = model_id(description, tensors)
         self._probes: Mapping[str, AnyArray] | None = None
         self._versions: Mapping[str, str] | None = None
+        self._explaining = threading.Lock()
         self._without_torch = self._build_without_torch(is_auto)
         if self._without_torch is None:
             _ = self._torch_network  # for the error, if there is to be one, to come now
@@ -178,13 +180,14 @@ class Encoder:
             output.retain_grad()
             kept.append(output)
 
-        hook = self._torch_network.get_submodule("third").register_forward_hook(keep)
-        try:
-            with torch.enable_grad():
-                self._torch_network(batch.requires_grad_()).logits.abs().sum().backward()
-        finally:
-            hook.remove()
-            self._torch_network.zero_grad(set_to_none=True)
+        with self._explaining:  # the hook and the gradients are the network's, which threads share
+            hook = self._torch_network.get_submodule("third").register_forward_hook(keep)
+            try:
+                with torch.enable_grad():
+                    self._torch_network(batch.requires_grad_()).logits.abs().sum().backward()
+            finally:
+                hook.remove()
+                self._torch_network.zero_grad(set_to_none=True)
         gradient = kept[0].grad
         if gradient is None:
             raise RuntimeError("the last stage has no part in the logits")

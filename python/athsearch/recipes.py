@@ -63,13 +63,16 @@ class TrainingSettings:
         for name, lowest, highest in (
             ("epochs", 1, math.inf),
             ("batch", 4, math.inf),
-            ("seed", 0, math.inf),
+            ("seed", 0, 2**64 - 1),
             ("weight_decay", 0, math.inf),
             ("average", 0, 0.9999),
             ("validation_share", 0, 0.5),
         ):
             if not lowest <= getattr(self, name) <= highest:
                 raise ValueError(f"{name} must be from {lowest} to {highest}, got {getattr(self, name)}")
+        for name in ("bits", "size", "epochs", "batch", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, got {self.lr}")
         n_words_for(self.bits)

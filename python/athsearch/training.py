@@ -1,4 +1,7 @@
-"""Training: a labelled source and settings in, an encoder out; the same seed gives the same weights, bit for bit."""
+"""Training: a labelled source and settings in, an encoder out.
+
+The same seed gives the same weights, bit for bit, on the same machine with as many threads.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +22,12 @@ import torch
 from torch import Tensor
 
 from ._training_batches import Rows, augment, draw_triplets, is_grey, tempered_batches
-from ._training_images import Pictures, check_classes, divide, look_grey, read_pictures
+from ._training_images import Pictures, check_classes, divide, look_grey, read_parts
 from ._training_run import RunFolder, State, flatten_optimiser, restore_optimiser
 from .codes import Codes
 from .data import Source
 from .encoder import Encoder
-from .errors import ImageError, ModelError, SourceError
+from .errors import DeviceError, ImageError, ModelError, SourceError
 from .evaluation import evaluate
 from .model.checkpoint import ModelDescription, tensors_of
 from .model.losses import LOSSES
@@ -42,6 +46,7 @@ Entry = TypeVar("Entry")
 
 WARM_UP_SHARE = 0.05
 CODES_A_BATCH = 64
+_drawing = threading.Lock()
 
 # Streams of random numbers: each epoch draws from its own, so that nothing need be kept to go on after a stop.
 _TRIPLETS, _VALIDATION, _EPOCH = range(3)
@@ -92,16 +97,18 @@ def train(
     """Trains on the source's "train" split, or on all of it if it has no splits.
 
     validation: images to choose the best epoch by; else the source's "val" split, else images held out by patient.
+    Settings that hold none out (validation_share 0, the paper's) choose by the training loss, whatever is given.
     run_dir: a folder that gets weights.safetensors, history.json and curves.png, and from which an interrupted run goes
-    on after its last whole epoch to the weights that it would have had, on the same machine, without interruption.
+    on after its last whole epoch to the weights that it would have had without interruption, on the same machine with
+    as many threads.
     A run that is finished there is loaded and returned at once.
     progress is called after each epoch, on_step after each step and each image read. An image that cannot be used goes
     to on_unreadable and is left out.
 
     Raises SourceError for a source that cannot be trained on (no labels, one class, a class of one image, an empty
     split, fewer images than a batch of triplets, more than one image in twenty unusable); CheckpointError where run_dir
-    holds another run or an unusable file; ModelError where the loss is no longer a number; ValueError for a setting
-    that names nothing known.
+    holds another run or an unusable file; DeviceError for a device that is not there; ModelError where the loss is no
+    longer a number; ValueError for a setting that names nothing known.
     """
     training_items, validation_items = divide(source, validation, settings)
     run = None
@@ -110,11 +117,13 @@ def train(
         if run.is_finished():
             return Encoder.load(run.weights, device)
 
+    device = _usable(device)  # before images are read, which may take long
     levels = settings.levels
     if levels == "auto":
         levels = "standardised" if look_grey(training_items) else "stored"
     preprocessing = dataclasses.replace(settings.preprocessing(), levels=levels)
-    n_read, n_images = 0, len(training_items) + (len(validation_items) if validation_items else 0)
+    parts = [training_items] if validation_items is None else [training_items, validation_items]
+    n_read, n_images = 0, sum(map(len, parts))
 
     def on_read() -> None:
         nonlocal n_read
@@ -122,13 +131,9 @@ def train(
         if on_step:
             on_step(StepReport(0, settings.epochs, n_read, n_images, None))
 
-    def read(part: Source) -> Pictures:
-        return read_pictures(part, preprocessing, on_read, on_unreadable or (lambda error: None))
-
-    pictures = read(training_items)
-    held_out = read(validation_items) if validation_items else None
+    pictures, *held_out = read_parts(parts, preprocessing, on_read, on_unreadable or (lambda error: None))
     check_classes(pictures.labels, f"{source.root}, without the images that cannot be used")
-    return _Training(pictures, held_out, preprocessing, settings, device).run(run, progress, on_step)
+    return _Training(pictures, next(iter(held_out), None), preprocessing, settings, device).run(run, progress, on_step)
 
 
 class _Training:
@@ -159,7 +164,7 @@ class _Training:
             self.framing = "wide" if self.grey else "narrow"
         self.preprocessing = dataclasses.replace(preprocessing, mirrors=self.flips)
 
-        with torch.random.fork_rng(devices=[]):
+        with _drawing, torch.random.fork_rng(devices=[]):  # torch's generator is the process's, which threads share
             torch.default_generator.manual_seed(settings.seed)
             self.network = _known(NETWORKS, "network", settings.network)(settings.size, settings.bits, len(self.names))
             self.average = NETWORKS[settings.network](settings.size, settings.bits, len(self.names))
@@ -173,7 +178,7 @@ class _Training:
             recipe=settings.recipe,
             settings=dataclasses.asdict(settings),
         )
-        self.device = self._encoder(device).device
+        self.device = device
         self.network.to(self.device)
         self.average.to(self.device)
         self.loss.to(self.device)
@@ -193,8 +198,11 @@ class _Training:
         on_step: Callable[[StepReport], None] | None,
     ) -> Encoder:
         kept = folder.load() if folder else None
-        if kept:
-            self._restore(*kept)
+        if folder and kept:
+            try:
+                self._restore(*kept)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of another version, say
+                raise folder.unusable_state(f"{type(error).__name__}: {error}") from error
         for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
             report = self._epoch(epoch, on_step)
             self.history.append(report)
@@ -394,6 +402,17 @@ def _identity(images: Source, validation: Source | None, settings: TrainingSetti
         listed = [(item.source, item.label) for item in part.items] if part else None
         digest.update(json.dumps(listed).encode())
     return {**dataclasses.asdict(settings), "images": digest.hexdigest()[:16]}
+
+
+def _usable(device: str) -> str:
+    """The device by the name torch has for it, known to be there before images are read."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"device {device!r} cannot be used: {error}") from error
+    return device
 
 
 def _known(registry: Mapping[str, Entry], what: str, name: str) -> Entry:

@@ -51,8 +51,8 @@ def train(
     """Train a network on the labelled images of SOURCE: its split `train`, or all of it if it has no splits.
 
     The folder gets weights.safetensors, history.json and curves.png. The epoch to keep is chosen on the split `val`, or
-    on training images held out by patient. An interrupted run goes on with the same command, after its last whole
-    epoch, to the weights it would have had.
+    on training images held out by patient (recipe paper: by the training loss). An interrupted run goes on with the
+    same command, after its last whole epoch, to the weights it would have had.
 
     \b
     Examples:

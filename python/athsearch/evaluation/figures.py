@@ -162,15 +162,14 @@ def code_map(codes: Codes, labels: Sequence[str]) -> Figure:
     titles = [_short(str(names[number])) for number in by_size[:MAX_COLOURED]]
     if len(names) > MAX_COLOURED:
         titles.append(f"{len(names) - MAX_COLOURED} more classes")
-    for rank, title in enumerate(titles):
-        axes.scatter([], [], s=45, label=title, **_look([rank]))
+    marks = [axes.scatter([], [], s=45, **_look([rank])) for rank in range(len(titles))]
     axes.set_xlabel(f"first component of the bits, {shares[0]:.0%} of their variance")
     axes.set_ylabel(f"second component, {shares[1]:.0%}")
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.1)
     part = f"{len(shown):,} of {len(distinct):,}" if len(shown) < len(distinct) else f"{len(distinct):,}"
     axes.set_title(f"{part} distinct codes of {len(labels):,} cases; area: cases", fontsize=11, loc="left")
-    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper", fontsize=9)
+    figure.legend(marks, titles, frameon=False, loc="outside right upper", fontsize=9)
     return figure
 
 

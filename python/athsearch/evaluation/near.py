@@ -7,11 +7,9 @@ a correlation above LIKENESS. Brightness and contrast play no part in that, nor 
 which images of one camera share.
 
 Found are copies that were encoded again, resized, stretched, or made evenly brighter or darker, if the details survive
-that: of images of 64 pixels and more, 95 in 100 of those saved as JPEG of quality 60, halved, or made brighter or
-darker by a quarter. Among all pairs of 500 to 1,000 photographs of fundi, blood cells, chest radiographs of 28 pixels,
-and drawn phantoms, no two that differ were taken for copies (the likest had .80). Not found are copies that were
-cropped, turned, mirrored, inverted, drawn upon, shrunk to a few pixels, or whose light parts went white. Two images
-that differ in fine details only, such as neighbouring frames of one recording, are taken for copies.
+that. Not found are copies that were cropped, turned, mirrored, inverted, drawn upon, shrunk to a few pixels, or whose
+light parts went white. Two images that differ in fine details only, such as neighbouring frames of one recording, are
+taken for copies.
 """
 
 from __future__ import annotations

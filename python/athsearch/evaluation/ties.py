@@ -185,11 +185,6 @@ class TieGroups:
         return [part[cell][:, None] for part in parts]
 
 
-def expected_scores(sizes: Counts, hits: Counts, k: int) -> NDArray[np.float64]:
-    """`TieGroups.expected` of rankings given as tie groups, see there."""
-    return TieGroups(sizes, hits, k).expected()
-
-
 def _expected_reciprocal_ranks(groups: Counts) -> NDArray[np.float64]:
     """groups: float64 [n, 3], before, size and hits of each ranking's first group with a hit. Returns [n]."""
     order = np.lexsort(groups.T)

@@ -50,7 +50,7 @@ class ModelDescription:
 
 def model_id(description: ModelDescription, tensors: Mapping[str, AnyArray]) -> str:
     """16 hexadecimal digits that change with anything that decides codes: network, preprocessing or any weight."""
-    return _digest(json.dumps(description.identity(), sort_keys=True), tensors)[:16]
+    return digest_of(json.dumps(description.identity(), sort_keys=True), tensors)[:16]
 
 
 def tensors_of(network: nn.Module) -> dict[str, AnyArray]:
@@ -81,7 +81,7 @@ def weights_file(
     header = {
         "format": FORMAT,
         "model_id": model_id(description, tensors),
-        "extras_sha256": _digest("extras", extras),
+        "extras_sha256": digest_of("extras", extras),
         **description.identity(),
         "classes": description.classes,
         "recipe": description.recipe,
@@ -135,7 +135,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise CheckpointError(f"{path}: no such weights file") from error
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable weights file ({type(error).__name__}: {error})") from error
-    if (model_id(description, tensors), _digest("extras", extras)) != stated:
+    if (model_id(description, tensors), digest_of("extras", extras)) != stated:
         raise CheckpointError(f"{path}: damaged: its tensors are not those it was written with")
     return WeightsFile(description, stated[0], tensors, extras, versions)
 
@@ -148,19 +148,21 @@ def build_network(description: ModelDescription, tensors: Mapping[str, AnyArray]
 
     if description.network not in NETWORKS:
         raise CheckpointError(f"unknown network {description.network!r}; known: {', '.join(NETWORKS)}")
-    # The weights drawn here are replaced at once; the caller's random state must not notice.
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):  # draws no weights, so that the caller's random numbers stay as they are
         network = NETWORKS[description.network](
             description.preprocessing.size, description.bits, max(1, len(description.classes))
         )
     try:
-        network.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()})
+        network.load_state_dict(
+            {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}, assign=True
+        )
     except RuntimeError as error:
         raise CheckpointError(f"tensors do not fit network {description.network!r}: {error}") from error
     return network.eval()
 
 
-def _digest(start: str, tensors: Mapping[str, AnyArray]) -> str:
+def digest_of(start: str, tensors: Mapping[str, AnyArray]) -> str:
+    """SHA-256, hexadecimal, of a text and of tensors by name: their names, types, shapes and values."""
     digest = hashlib.sha256(start.encode())
     for name in sorted(tensors):
         tensor = np.asarray(tensors[name], order="C")
