@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -168,6 +169,35 @@ def test_parameters_are_values(archive: Archive) -> None:
     for parameters in others:
         with pytest.raises(TypeError, match="parameters must be"):
             archive._catalogue.ids_where("age < 3", parameters)
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ('"ages" > 5', "ages"),
+        ('label = "a"', "a"),
+        ("label = 'a' OR \"it's\" > 5 OR label = 'b'", "it's"),
+        ("label = '--' AND \"ages\" > 5", "ages"),
+        ("1 /* ' */ AND \"ages\" > 5 -- '", "ages"),
+        ('"a""b" > 5', 'a""b'),
+        ('age > 5 AND "', ""),
+        ("`ages` > 5", None),  # these SQLite takes for names alone
+        ("[ages] > 5", None),
+    ],
+)
+def test_a_name_in_quotes_that_is_no_column_is_an_error(archive: Archive, where: str, name: str | None) -> None:
+    wanted = "no such column: ages" if name is None else f"no column \"{name}\"; a text stands in '...'; columns: id, "
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        archive.find(where=where)
+    with pytest.raises(ValueError, match="columns: id, source"):
+        archive.delete(where=where)
+
+
+@pytest.mark.parametrize("quoted", ['"age"', '"AGE"', "[age]", "`age`", '/* " */ age', 'age -- "\n'])
+def test_columns_may_stand_in_quotes(archive: Archive, quoted: str) -> None:
+    expected = archive.find(where="age < 25").tolist()
+    assert archive.find(where=f"{quoted} < 25 AND label <> '\"no\"'").tolist() == expected
+    assert len(expected) > 10
 
 
 LONG = "label"

@@ -9,15 +9,19 @@ It is SQL that SQLite runs on the reader's own connection, between four fences:
 - limits on the length of the text, the parameters, values and patterns;
 - a clock of the processor time it takes, asked every few steps.
 
+What stands in "..." must be a column: SQLite takes any other for a text, and a mistyped name would be true of every
+case.
+
 Values belong into parameters, not into the text: then no label and no name can be taken for SQL.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -45,6 +49,11 @@ SECONDS_A_CASE = 1e-5  # ten times what a comparison with a record's column take
 _STEPS = 50  # of SQLite's machine between looks at the clock
 _IDS_AT_ONCE = 8192  # their digits are far fewer than MAX_VALUE_BYTES
 
+# SQLite's comments, texts and names in quotes, of which the group catches the one kind that may become a text.
+_QUOTED = re.compile(
+    r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'(?:[^']|'')*'?|`(?:[^`]|``)*`?|\[[^]]*]?|"((?:[^"]|"")*)"?""", re.DOTALL
+)
+
 
 def value_of(column: str) -> str:
     """The SQL for a case's value in one of the columns that `where` may name."""
@@ -64,6 +73,7 @@ def select_ids(connection: sqlite3.Connection, where: str, parameters: Parameter
     none or does not end in time, TypeError for parameters that are none.
     """
     given = _checked(where, parameters)
+    _check_names(where, columns)
     last_id = connection.execute("SELECT coalesce(max(id), 0) FROM cases").fetchone()[0]
     visible = ", ".join(f'{value} AS "{name}"' for name, value in columns.items())
     found = []
@@ -98,6 +108,19 @@ def _checked(where: str, parameters: Parameters) -> tuple[Value | None, ...] | d
     if longest > MAX_CHARACTERS:
         raise ValueError(f"{longest:,} characters are too many, {MAX_CHARACTERS:,} may be")
     return given
+
+
+def _check_names(where: str, columns: Iterable[str]) -> None:
+    known = {_folded(name) for name in columns}
+    for match in _QUOTED.finditer(where):
+        name = match[1]
+        if name is not None and _folded(name) not in known:
+            raise ValueError(f"no column \"{name}\"; a text stands in '...'")
+
+
+def _folded(name: str) -> bytes:
+    """As SQLite compares names: ASCII's capitals make no difference."""
+    return name.encode("utf-8", "surrogatepass").lower()
 
 
 @contextmanager
