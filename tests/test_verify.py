@@ -279,6 +279,28 @@ def test_a_compacted_archive_is_verified_and_repaired_with_its_gaps(archive: Pat
         assert repaired._catalogue.execute("SELECT digest FROM forgotten").fetchall() == [(bytes(range(32)),)]
 
 
+def test_repair_keeps_a_segment_with_gaps_as_one_file(tmp_path: Path) -> None:
+    codes = Codes(np.random.default_rng(2).integers(0, 2**63, (3000, 1), np.uint64), 64)
+    items = tuple(Item(f"{n}.png") for n in range(1000))
+    with Archive.create(tmp_path / "archive", bits=64) as made:
+        made.add_codes(codes[:1000], cases=Source(Path("/images"), items))
+        made.add_codes(codes[1000:])
+        made.delete(range(1, 3001, 2))
+        made.compact()
+        before = made.database()
+        assert made.n_segments == 2
+    with sqlite3.connect(tmp_path / "archive" / "catalogue.sqlite") as connection:
+        connection.execute("UPDATE cases SET label = 'c' WHERE id = 500")
+    connection.close()
+    assert repair(tmp_path / "archive", tmp_path / "new").lost == ((500, 500),)
+    assert verify(tmp_path / "new").problems == ()
+    with Archive.open(tmp_path / "new") as repaired:
+        is_kept = before.ids != 500
+        assert repaired.database().ids.tolist() == before.ids[is_kept].tolist()
+        assert repaired.database().codes == before.codes[is_kept]
+        assert repaired.n_segments == 2
+
+
 def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path, tmp_path: Path, run: Run) -> None:
     key = archive.with_name("archive.key")
     with Archive.open(archive) as opened:

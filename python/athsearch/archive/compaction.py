@@ -14,16 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..codes import Codes
 from ..files import sync_folder
 from ..index.sorted import MAX_SORTED
-from ..types import Ids
 from .catalogue import Catalogue
 from .kept_index import FOLDER, KeptIndex, remove_unlisted, write_index
 from .pseudonym import PatientKey
-from .segment import Segment, map_segment, write_segment
+from .segment import Segment, map_segment, runs_of, write_segment
 from .snapshot import Snapshot
 
 PART_ROWS = 1 << 20
@@ -107,7 +104,7 @@ def _plan(snapshot: Snapshot) -> Iterator[tuple[Segment, int | None, int]]:
 def _rewritten(path: Path, snapshot: Snapshot, begin: int, end: int, like: Segment) -> Segment | None:
     """Writes the rows from begin to end, without deleted ones, as one segment; None where all were deleted."""
     parts = [(first, min(first + PART_ROWS, end)) for first in range(begin, end, PART_ROWS)]
-    runs = _runs(snapshot.alive_ids(*part) for part in parts)
+    runs = runs_of(snapshot.alive_ids(*part) for part in parts)
     n_codes = int(runs[:, 1].sum())
     if not n_codes:
         return None
@@ -120,21 +117,8 @@ def _rewritten(path: Path, snapshot: Snapshot, begin: int, end: int, like: Segme
         first_id,
         like.has_cases,
         name=f"{first_id:012d}-{secrets.token_hex(4)}.npy",
-        runs=runs.astype("<i8").tobytes() if len(runs) > 1 else None,
+        runs=runs,
     )
-
-
-def _runs(parts: Iterator[Ids]) -> Ids:
-    """Ascending ids as int64 [n_runs, 2]: (first id, how many follow one another)."""
-    first_ids, places, n_ids, last_id = [], [], 0, -1
-    for ids in parts:
-        begins = np.flatnonzero(np.diff(ids, prepend=last_id) != 1)
-        first_ids.append(ids[begins])
-        places.append(n_ids + begins)
-        n_ids += len(ids)
-        last_id = int(ids[-1]) if len(ids) else last_id
-    counts = np.diff(np.concatenate(places), append=n_ids)
-    return np.stack([np.concatenate(first_ids), counts], axis=1)
 
 
 def _rebuilt(path: Path, kept: KeptIndex, codes: Sequence[Codes], progress: Callable[[str], None]) -> KeptIndex | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from ..codes import Codes
 from ..errors import ArchiveError, ModelError
 from ..files import sha256_of, sync_folder
-from ..types import Ids
+from ..types import Bools, Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
@@ -23,7 +23,7 @@ from .pseudonym import PatientKey
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
-from .segment import Segment, map_segment, write_segment
+from .segment import Segment, map_segment, runs_of, write_segment
 from .verifying import check_files, problems_of_log
 
 _PATIENT, _STUDY = TABLES["cases"].index("patient"), TABLES["cases"].index("study")
@@ -133,7 +133,7 @@ class _Writer:
         names = {name for _, name in self._contents.rows["record_column"]}
         segments = self._contents.segments
         for place, segment in enumerate(segments):
-            kept = [row for ids, begin in self._sound_runs(segment) for row in self._keep(segment, ids, begin)]
+            kept = self._keep(segment)
             if self._contents.format in NO_CHECKS:
                 kept = [_renamed(row) for row in kept]
             names.update(name for row in kept for name in json.loads(row[8]))
@@ -149,33 +149,33 @@ class _Writer:
         self.catalogue.restore("unreadable", unreadable)
         self.catalogue.restore("forgotten", [row[1:] for row in self._contents.rows["forgotten"]])
 
-    def _sound_runs(self, segment: Segment) -> Iterator[tuple[Ids, int]]:
-        """Sound ids that follow one another, and the row of the first of them; notes the others as lost."""
-        ids = np.concatenate([np.arange(first, first + n_ids) for first, n_ids in segment.id_runs.tolist()])
-        if f"segments/{segment.file}" in self._wrong:
-            is_sound = np.zeros(len(ids), np.bool_)
-        elif segment.has_cases:
-            is_sound = np.array([id in self._cases for id in ids.tolist()], np.bool_)
-        else:
-            is_told = all(problem.table != "deleted_code" for problem in self._contents.problems)
-            is_sound = np.full(len(ids), is_told)
-        self.lost += [(int(run[0]), int(run[-1])) for run in _runs(ids[~is_sound])]
-        for run in _runs(ids[is_sound]):
-            yield run, int(np.searchsorted(ids, run[0]))
-
-    def _keep(self, segment: Segment, ids: Ids, begin: int) -> list[tuple[Any, ...]]:
-        """Writes the codes of these ids, in rows from `begin` on, as a segment; returns their cases."""
-        like = Codes.from_bits(np.zeros((0, self._bits), np.bool_))
-        codes = map_segment(self._path / "segments", segment, like)[begin : begin + len(ids)]
-        written = write_segment(
-            self._into / "segments", [codes], len(codes), like.bits, int(ids[0]), has_cases=segment.has_cases
-        )
-        row = (written.first_id, written.n_codes, written.file, written.sha256, int(written.has_cases), None)
-        self.catalogue.restore("segment", [row])
-        if not segment.has_cases:
-            self.n_alone += len(codes)
+    def _keep(self, segment: Segment) -> list[tuple[Any, ...]]:
+        """Writes a segment's sound codes as one; returns their cases, and notes the others as lost."""
+        ids = segment.ids
+        is_sound = self._are_sound(segment, ids)
+        kept, lost = ids[is_sound], ids[~is_sound]
+        if len(lost):
+            self.lost += [(first, first + n_ids - 1) for first, n_ids in runs_of([lost]).tolist()]
+        if not len(kept):
             return []
-        return [self._cases[id] for id in ids.tolist()]
+        like = Codes.from_bits(np.zeros((0, self._bits), np.bool_))
+        codes = map_segment(self._path / "segments", segment, like)
+        parts = [codes[is_sound] if len(lost) else codes]
+        folder, first_id = self._into / "segments", int(kept[0])
+        written = write_segment(folder, parts, len(kept), like.bits, first_id, segment.has_cases, runs=runs_of([kept]))
+        self.catalogue.list_segment(written)
+        if not segment.has_cases:
+            self.n_alone += len(kept)
+            return []
+        return [self._cases[id] for id in kept.tolist()]
+
+    def _are_sound(self, segment: Segment, ids: Ids) -> Bools:
+        if f"segments/{segment.file}" in self._wrong:
+            return np.zeros(len(ids), np.bool_)
+        if segment.has_cases:
+            return np.array([id in self._cases for id in ids.tolist()], np.bool_)
+        is_told = all(problem.table != "deleted_code" for problem in self._contents.problems)
+        return np.full(len(ids), is_told)
 
 
 def _told_by_weights(path: Path) -> dict[str, str]:
@@ -196,11 +196,6 @@ def _fingerprint(key_path: Path) -> tuple[str, Problem]:
     except (ArchiveError, OSError):
         fingerprint, what = "0" * 16, "no key fits the new archive; repair again with the key"
     return fingerprint, Problem(CATALOGUE, f"does not say which key made its pseudonyms: {what}", "property")
-
-
-def _runs(ids: Ids) -> list[Ids]:
-    """Cut where ids, which ascend, leave a gap."""
-    return np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1) if len(ids) else []
 
 
 def _renamed(row: tuple[Any, ...]) -> tuple[Any, ...]:

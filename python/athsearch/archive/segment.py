@@ -42,6 +42,12 @@ class Segment:
         return np.frombuffer(self.runs, "<i8").reshape(-1, 2).astype(np.int64, copy=False)
 
     @property
+    def ids(self) -> Ids:
+        """int64 [n_codes], ascending: one a row."""
+        first_ids, counts = self.id_runs.T
+        return np.repeat(first_ids - np.cumsum(counts) + counts, counts) + np.arange(self.n_codes)
+
+    @property
     def next_id(self) -> int:
         """One past the last id."""
         first_id, n_ids = self.id_runs[-1].tolist()
@@ -62,6 +68,19 @@ class Segment:
         return bool(is_whole and self.id_runs.min() > 0 and (np.diff(first_ids) > n_ids[:-1]).all())
 
 
+def runs_of(parts: Iterable[Ids]) -> Ids:
+    """int64 [n_runs, 2], see `Segment`, of ids that ascend over all parts."""
+    first_ids, places, n_ids, last_id = [], [], 0, -1
+    for ids in parts:
+        begins = np.flatnonzero(np.diff(ids, prepend=last_id) != 1)
+        first_ids.append(ids[begins])
+        places.append(n_ids + begins)
+        n_ids += len(ids)
+        last_id = int(ids[-1]) if len(ids) else last_id
+    counts = np.diff(np.concatenate(places), append=n_ids)
+    return np.stack([np.concatenate(first_ids), counts], axis=1)
+
+
 def write_segment(
     folder: Path,
     parts: Iterable[Codes],
@@ -70,12 +89,12 @@ def write_segment(
     first_id: int,
     has_cases: bool = True,
     name: str | None = None,
-    runs: bytes | None = None,
+    runs: Ids | None = None,
 ) -> Segment:
     """Writes codes, whole or not at all, for the ids from first_id on. A file that nobody lists may be replaced.
 
     parts: the codes, one part after the other; n_codes: how many they are together (a ValueError otherwise).
-    name: of the file, if not that of new cases. runs: see `Segment`.
+    name: of the file, if not that of new cases. runs: of the ids, if they may have gaps, as `runs_of` gives them.
     """
     path = folder / (name or f"{first_id:012d}.npy")
     digest, n_written = hashlib.sha256(), 0
@@ -90,7 +109,8 @@ def write_segment(
             n_written += part.n_codes
         if n_written != n_codes:
             raise ValueError(f"{n_codes:,} codes were announced, {n_written:,} came")
-    return Segment(path.name, first_id, n_codes, digest.hexdigest(), has_cases, runs)
+    packed = runs.astype("<i8").tobytes() if runs is not None and len(runs) > 1 else None
+    return Segment(path.name, first_id, n_codes, digest.hexdigest(), has_cases, packed)
 
 
 def map_segment(folder: Path, segment: Segment, like: Codes) -> Codes:
