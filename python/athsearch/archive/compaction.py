@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..codes import Codes
-from ..files import sync_folder
+from ..files import sync
 from ..index.sorted import MAX_SORTED
 from .catalogue import Catalogue
 from .kept_index import FOLDER, KeptIndex, remove_unlisted, write_index
@@ -60,7 +60,7 @@ def compact(
     remove_unlisted_segments(path / "segments", listed)
     remove_unlisted(path, kept)
     if (path / FOLDER).exists():
-        sync_folder(path / FOLDER)  # or a power cut could bring back what was removed
+        sync(path / FOLDER)  # or a power cut could bring back what was removed
     progress("rewriting the catalogue")
     catalogue.vacuum()
     return CompactReport(n_removed, len(snapshot.segments), len(listed))
@@ -72,7 +72,7 @@ def remove_unlisted_segments(folder: Path, listed: Sequence[Segment]) -> None:
     for path in folder.iterdir():
         if _FILE_NAME.fullmatch(path.name) and path.name not in names:
             path.unlink()
-    sync_folder(folder)
+    sync(folder)
 
 
 def _plan(snapshot: Snapshot) -> Iterator[tuple[Segment, int | None, int]]:

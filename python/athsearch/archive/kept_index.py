@@ -21,7 +21,7 @@ import numpy as np
 
 from ..codes import Codes
 from ..errors import SegmentCorrupt
-from ..files import naming, sha256_of, sync_folder
+from ..files import naming, sha256_of, sync
 from ..index import Plan
 from ..index.auto import choose
 from ..index.distinct import SORTED_KINDS, SortedIndex
@@ -108,9 +108,9 @@ def write_index(
             if not files:
                 unfinished.rmdir()
                 return None, Plan("flat", f"{codes[0].bits} bits are too many for substrings", {})
-            sync_folder(unfinished)
+            sync(unfinished)
             os.rename(unfinished, parent / name)
-            sync_folder(parent)
+            sync(parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -165,6 +165,5 @@ def _new_array(folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[
 
 
 def _synced_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
     return sha256_of(path)

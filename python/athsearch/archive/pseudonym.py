@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ArchiveError
-from ..files import naming, sync_folder
+from ..files import naming, sync
 
 KEY_BYTES = 32
 HIDDEN = "dicom:"  # how the sources of hidden files begin
@@ -90,7 +90,7 @@ class PatientKey:
                     file.flush()
                     os.fsync(file.fileno())
                 os.link(temporary, path)  # unlike a rename it fails where there is a file
-                sync_folder(path.parent)
+                sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
         return cls(key)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArchiveError
-from ..files import naming, sync_folder
+from ..files import naming, sync
 from .pseudonym import PatientKey
 from .searching import Hit, Question
 
@@ -80,7 +80,7 @@ class QueryLog:
                 file.write(self._head_line(Head()))
                 file.flush()
                 os.fsync(file.fileno())
-            sync_folder(self.path.parent)  # no line without a head
+            sync(self.path.parent)  # no line without a head
             self.path.touch()  # its name is flushed with the journal's, before the catalogue says that there is a log
         self.append({"user": user, "event": "started"})
 

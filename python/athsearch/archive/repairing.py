@@ -14,7 +14,7 @@ import numpy as np
 
 from ..codes import Codes
 from ..errors import ArchiveError, ModelError
-from ..files import sha256_of, sync_folder
+from ..files import sha256_of, sync
 from ..types import Bools, Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
@@ -25,6 +25,7 @@ from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
 from .segment import Segment, map_segment, runs_of, write_segment
 from .verifying import check_files, problems_of_log
+from .writing import appearing
 
 _PATIENT, _STUDY = TABLES["cases"].index("patient"), TABLES["cases"].index("study")
 
@@ -80,19 +81,16 @@ def repair(
     if has_pseudonyms and "key_fingerprint" not in properties:
         properties["key_fingerprint"], problem = _fingerprint(key_path)
         problems.append(problem)
-    unfinished = into.with_name(f".{into.name}.{os.getpid()}.tmp")
     if contents.segments:  # the ids of what is lost at the end must not come again
         properties["next_id"] = str(max(contents.segments[-1].next_id, int(properties.get("next_id", "0"))))
-    try:
-        (unfinished / "segments").mkdir(parents=True)
-        (unfinished / "writer.lock").touch()
+    with appearing(into) as unfinished:
         properties.pop("weights_sha256", None)
         if (path / WEIGHTS).is_file() and all(problem.file != WEIGHTS for problem in wrong):
-            shutil.copyfile(path / WEIGHTS, unfinished / WEIGHTS)
+            _copy(path / WEIGHTS, unfinished / WEIGHTS)
             properties["weights_sha256"] = sha256_of(unfinished / WEIGHTS)
         for name in (HEAD, LOG):  # in this order: lines that come meanwhile are more than it counts, and no harm
             if (path / name).is_file():
-                shutil.copyfile(path / name, unfinished / name)
+                _copy(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
         writer = _Writer(
             path, unfinished, int(properties["bits"]), contents, cases, {problem.file for problem in wrong}
@@ -102,16 +100,7 @@ def repair(
                 writer.write(progress or (lambda n_done, n_all: None))
         finally:
             writer.catalogue.close()
-        for copied in unfinished.rglob("*"):
-            if copied.is_file():
-                _sync(copied)
-        sync_folder(unfinished / "segments")
-        sync_folder(unfinished)
-        os.rename(unfinished, into)
-        sync_folder(into.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        sync(unfinished)
     return RepairReport(writer.n_cases, writer.n_alone, tuple(problems), tuple(writer.lost))
 
 
@@ -207,9 +196,6 @@ def _renamed(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*row[:8], json.dumps(renamed, ensure_ascii=False), *row[9:])
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy(path: Path, to: Path) -> None:
+    shutil.copyfile(path, to)
+    sync(to)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ArchiveLocked
-from ..files import naming, replacing, sync_folder
+from ..files import naming, replacing, sync
 from .catalogue import WEIGHTS, Catalogue
 from .kept_index import remove_unlisted
 
@@ -20,29 +20,38 @@ if TYPE_CHECKING:
     from ..encoder import Encoder
 
 
-def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | None) -> None:
-    """Makes the folder of an archive without cases, whole or not at all."""
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A folder under another name, to be filled with an archive, names flushed. When the block ends it is `path`, and
+    so are the folders above it that had to be made; when the block raises it is removed. An OSError names a file.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         with naming(path):
             (unfinished / "segments").mkdir(parents=True)
             (unfinished / "writer.lock").touch()
-            weights = None if encoder is None else encoder.to_bytes()
-            if weights is not None:
-                properties = {**properties, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-            Catalogue.create(unfinished / "catalogue.sqlite", properties)
-            if weights is None:
-                sync_folder(unfinished)
-            else:
-                with replacing(unfinished / WEIGHTS) as temporary:  # flushes all names in the folder
-                    temporary.write_bytes(weights)
+            yield unfinished
             os.rename(unfinished, path)
             for folder in (path, *missing):
-                sync_folder(folder.parent)
+                sync(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | None) -> None:
+    """Makes the folder of an archive without cases, whole or not at all."""
+    with appearing(path) as unfinished:
+        weights = None if encoder is None else encoder.to_bytes()
+        if weights is not None:
+            properties = {**properties, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+        Catalogue.create(unfinished / "catalogue.sqlite", properties)
+        if weights is None:
+            sync(unfinished)
+        else:
+            with replacing(unfinished / WEIGHTS) as temporary:  # flushes all names in the folder
+                temporary.write_bytes(weights)
 
 
 @contextmanager
