@@ -211,6 +211,42 @@ def test_what_was_deleted_needs_the_key(archive: Archive, source: Source, tmp_pa
         assert (tmp_path / "strangers.key").exists()
 
 
+def damage(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_repair_does_not_forget_what_was_deleted(
+    archive: Archive, source: Source, tmp_path: Path, encoder: Encoder, run: Run
+) -> None:
+    draw(source.root / "09.png", 99)
+    assert archive.add(source).n_changed == 1  # retires case 10
+    archive.delete(patient="Meier1")
+    archive.delete([13])
+    damage(archive.path / "segments" / "000000000001.npy")
+    new, key = tmp_path / "new", archive.path.with_name("archive.key")
+    error = run("repair", archive.path, "--into", new, "--key", tmp_path / "gone.key").error()
+    assert "gone.key: no such key file" in error
+    assert "without it 2 deleted images could come back" in error
+    assert not new.exists()
+    assert archive.repair(new).lost == ((1, 12),)
+    with Archive.open(new, key, "cpu") as repaired:
+        assert (repaired.n_cases, repaired.n_deleted) == (0, 1)
+        report = repaired.add(source)
+        assert (report.n_added, report.n_deleted, report.n_present) == (9, 3, 0)
+        draw(source.root / "09.png", 9)
+        assert repaired.add(source).n_deleted == 2  # what was retired, not deleted, comes back
+        assert repaired.verify().problems == ()
+    with Archive.create(tmp_path / "strangers", encoder) as strangers:
+        strangers.add(open_source(source.root))
+        strangers.delete([5])
+        damage(tmp_path / "strangers" / "segments" / "000000000001.npy")
+        strangers.repair(tmp_path / "again")
+    with Archive.open(tmp_path / "again", tmp_path / "strangers.key", "cpu") as repaired:
+        assert repaired.add(open_source(source.root)).n_deleted == 1
+
+
 def test_ids_of_codes_alone_have_gaps_after_compaction(tmp_path: Path) -> None:
     words = np.random.default_rng(0).integers(0, 2**36, (500, 1), np.uint64)
     codes = Codes(words, 36)

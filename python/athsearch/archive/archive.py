@@ -567,14 +567,7 @@ class Archive:
         Raises ArchiveError when the key file is missing or is another archive's.
         """
         fingerprint = self._catalogue.properties().get("key_fingerprint")
-        if fingerprint is None and create and not self._key_path.exists():
-            return PatientKey.create(self._key_path)
-        key = PatientKey.read(self._key_path)
-        if fingerprint not in (None, key.fingerprint):
-            raise ArchiveError(
-                f"{self._key_path}: the key of another archive; {self.path} needs the one it was made with"
-            )
-        return key
+        return PatientKey.of_archive(self._key_path, self.path, fingerprint, create)
 
     def _case(self, snapshot: Snapshot, id: int) -> Case:
         return self._catalogue.cases([id], snapshot.alone(np.array([id], np.int64)).tolist())[0]

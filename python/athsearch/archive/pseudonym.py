@@ -73,6 +73,19 @@ class PatientKey:
         return cls(key)
 
     @classmethod
+    def of_archive(cls, path: Path, archive: Path, fingerprint: str | None, create: bool = False) -> PatientKey:
+        """The key of `archive`, which knows it by `fingerprint`. create: makes one if the archive has none yet.
+
+        Raises ArchiveError when the key file is missing or is another archive's.
+        """
+        if fingerprint is None and create and not path.exists():
+            return cls.create(path)
+        key = cls.read(path)
+        if fingerprint not in (None, key.fingerprint):
+            raise ArchiveError(f"{path}: the key of another archive; {archive} needs the one it was made with")
+        return key
+
+    @classmethod
     def passing(cls) -> PatientKey:
         """A new key that is written nowhere."""
         return cls(secrets.token_bytes(KEY_BYTES))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from .segment import Segment, map_segment, runs_of, write_segment
 from .verifying import check_files, problems_of_log
 from .writing import appearing
 
-_PATIENT, _STUDY = TABLES["cases"].index("patient"), TABLES["cases"].index("study")
+_SOURCE, _CONTENT, _PATIENT, _STUDY, _IS_DELETED, _RETIRED_BY = map(
+    TABLES["cases"].index, ("source", "content", "patient", "study", "is_deleted", "retired_by")
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,13 @@ def repair(
     only where it is known which of them were deleted. A kept index is not taken over: it is built anew from the codes.
     Needs memory for the records. The query log is copied as it is, broken or not, for it is evidence; what is wrong
     with its chain, or that there is no key at `key_path` to check it with, is one of the problems. The patients' key
-    stays where it is. key_path: None for `path`.key. progress: called with (segments done, in all).
-    Raises ArchiveError where `into` exists or lies in `path`, or nothing says what the archive is made of;
-    CatalogueError where SQLite can read nothing of the catalogue; FormatVersion; OSError where writing is impossible.
+    stays where it is.
+    Deleted images whose codes are not kept stay deleted: digests of them are kept, as by a compaction, under the key,
+    which is made at `key_path` if the archive has none. Of a damaged row nobody knows whether it was a deleted one's.
+    key_path: None for `path`.key. progress: called with (segments done, in all).
+    Raises ArchiveError where `into` exists or lies in `path`, nothing says what the archive is made of, or deleted
+    images are to be noted and the key is missing; CatalogueError where SQLite can read nothing of the catalogue;
+    FormatVersion; OSError where writing is impossible.
     """
     path, into = Path(os.path.abspath(path)), Path(os.path.abspath(into))
     if into.exists():
@@ -81,6 +88,15 @@ def repair(
     if has_pseudonyms and "key_fingerprint" not in properties:
         properties["key_fingerprint"], problem = _fingerprint(key_path)
         problems.append(problem)
+    writer = _Writer(path, int(properties["bits"]), contents, cases, {problem.file for problem in wrong})
+    digests = []
+    if images := writer.lost_deletions():
+        try:
+            key = PatientKey.of_archive(key_path, path, properties.get("key_fingerprint"), create=True)
+        except ArchiveError as error:
+            raise ArchiveError(f"{error}; without it {len(images):,} deleted images could come back") from error
+        properties["key_fingerprint"] = key.fingerprint
+        digests = [key.deletion_digest(source, content) for source, content in images]
     if contents.segments:  # the ids of what is lost at the end must not come again
         properties["next_id"] = str(max(contents.segments[-1].next_id, int(properties.get("next_id", "0"))))
     with appearing(into) as unfinished:
@@ -92,14 +108,7 @@ def repair(
             if (path / name).is_file():
                 _copy(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
-        writer = _Writer(
-            path, unfinished, int(properties["bits"]), contents, cases, {problem.file for problem in wrong}
-        )
-        try:
-            with writer.catalogue.transaction("IMMEDIATE"):
-                writer.write(progress or (lambda n_done, n_all: None))
-        finally:
-            writer.catalogue.close()
+        writer.write(unfinished, digests, progress or (lambda n_done, n_all: None))
         sync(unfinished)
     return RepairReport(writer.n_cases, writer.n_alone, tuple(problems), tuple(writer.lost))
 
@@ -108,63 +117,95 @@ class _Writer:
     """What is sound, on its way into a new archive."""
 
     def __init__(
-        self, path: Path, into: Path, bits: int, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
+        self, path: Path, bits: int, contents: Contents, cases: dict[int, tuple[Any, ...]], wrong: set[str]
     ) -> None:
-        self._path, self._into, self._bits, self._contents, self._wrong = path, into, bits, contents, wrong
+        """cases: the sound rows by id. wrong: the files that are not what was written."""
+        self._path, self._bits, self._contents = path, bits, contents
         self._roots = {number for number, *_ in contents.rows["root"]}
+        self._all_cases = cases
         self._cases = {id: row for id, row in cases.items() if row[1] in self._roots}
-        self.catalogue = Catalogue(into / CATALOGUE, writable=True)
+        is_told = all(problem.table != "deleted_code" for problem in contents.problems)
+        self._sound = {
+            segment
+            for segment in contents.segments
+            if f"segments/{segment.file}" not in wrong and (segment.has_cases or is_told)
+        }
         self.n_cases, self.n_alone = 0, 0
         self.lost: list[tuple[int, int]] = []
 
-    def write(self, progress: Callable[[int, int], None]) -> None:
-        """All tables and segments, in the transaction of the caller."""
-        names = {name for _, name in self._contents.rows["record_column"]}
-        segments = self._contents.segments
-        for place, segment in enumerate(segments):
-            kept = self._keep(segment)
-            if self._contents.format in NO_CHECKS:
-                kept = [_renamed(row) for row in kept]
-            names.update(name for row in kept for name in json.loads(row[8]))
-            self.catalogue.restore("cases", kept)
-            self.n_cases += len(kept)
-            progress(place + 1, len(segments))
-        if self._contents.format in NO_CHECKS:
-            names = {record_name(name) if name.casefold() == "study" else name for name in names}
-        self.catalogue.restore("record_column", [(name,) for name in sorted(names)])
-        self.catalogue.restore("root", [row[1:] for row in self._contents.rows["root"]])
-        self.catalogue.restore("deleted_code", [row[1:] for row in self._contents.rows["deleted_code"]])
-        unreadable = [row[1:] for row in self._contents.rows["unreadable"] if row[1] in self._roots]
-        self.catalogue.restore("unreadable", unreadable)
-        self.catalogue.restore("forgotten", [row[1:] for row in self._contents.rows["forgotten"]])
+    def lost_deletions(self) -> list[tuple[str, bytes]]:
+        """(source, content) of the deleted images whose codes are not kept, and which would come back unless noted."""
+        deleted = [
+            id for id, row in self._all_cases.items() if row[_IS_DELETED] and row[_RETIRED_BY] is None and row[_CONTENT]
+        ]
+        have_codes = self._have_sound_codes(np.array(deleted, np.int64)).tolist()
+        return [
+            (self._all_cases[id][_SOURCE], self._all_cases[id][_CONTENT])
+            for id, has_code in zip(deleted, have_codes, strict=True)
+            if not has_code or id not in self._cases
+        ]
 
-    def _keep(self, segment: Segment) -> list[tuple[Any, ...]]:
+    def _have_sound_codes(self, ids: Ids) -> Bools:
+        runs: Ids = np.concatenate(
+            [[[0, 0]], *(part.id_runs for part in self._contents.segments if part in self._sound)]
+        )
+        run = np.searchsorted(runs[:, 0], ids, side="right") - 1
+        ends: Ids = runs.sum(axis=1)
+        return ids < ends[run]
+
+    def write(self, into: Path, digests: Sequence[bytes], progress: Callable[[int, int], None]) -> None:
+        """All tables and segments, into the archive without cases at `into`. digests: of lost deletions."""
+        catalogue = Catalogue(into / CATALOGUE, writable=True)
+        with closing(catalogue), catalogue.transaction("IMMEDIATE"):
+            names = {name for _, name in self._contents.rows["record_column"]}
+            segments = self._contents.segments
+            for place, segment in enumerate(segments):
+                kept = self._keep(segment, catalogue, into / "segments")
+                if self._contents.format in NO_CHECKS:
+                    kept = [_renamed(row) for row in kept]
+                names.update(name for row in kept for name in json.loads(row[8]))
+                catalogue.restore("cases", kept)
+                self.n_cases += len(kept)
+                progress(place + 1, len(segments))
+            if self._contents.format in NO_CHECKS:
+                names = {record_name(name) if name.casefold() == "study" else name for name in names}
+            catalogue.restore("record_column", [(name,) for name in sorted(names)])
+            catalogue.restore("root", [row[1:] for row in self._contents.rows["root"]])
+            catalogue.restore("deleted_code", [row[1:] for row in self._contents.rows["deleted_code"]])
+            unreadable = [row[1:] for row in self._contents.rows["unreadable"] if row[1] in self._roots]
+            catalogue.restore("unreadable", unreadable)
+            forgotten = {digest for _, digest in self._contents.rows["forgotten"]}.union(digests)
+            catalogue.restore("forgotten", [(digest,) for digest in sorted(forgotten)])
+
+    def _keep(self, segment: Segment, catalogue: Catalogue, folder: Path) -> list[tuple[Any, ...]]:
         """Writes a segment's sound codes as one; returns their cases, and notes the others as lost."""
+        if segment not in self._sound:
+            self.lost += _ranges(segment.id_runs)
+            return []
         ids = segment.ids
-        is_sound = self._are_sound(segment, ids)
+        is_sound = np.ones(len(ids), np.bool_)
+        if segment.has_cases:
+            is_sound = np.array([id in self._cases for id in ids.tolist()], np.bool_)
         kept, lost = ids[is_sound], ids[~is_sound]
-        if len(lost):
-            self.lost += [(first, first + n_ids - 1) for first, n_ids in runs_of([lost]).tolist()]
+        self.lost += _ranges(runs_of([lost]))
         if not len(kept):
             return []
         like = Codes.from_bits(np.zeros((0, self._bits), np.bool_))
         codes = map_segment(self._path / "segments", segment, like)
         parts = [codes[is_sound] if len(lost) else codes]
-        folder, first_id = self._into / "segments", int(kept[0])
-        written = write_segment(folder, parts, len(kept), like.bits, first_id, segment.has_cases, runs=runs_of([kept]))
-        self.catalogue.list_segment(written)
+        runs, first_id = runs_of([kept]), int(kept[0])
+        catalogue.list_segment(
+            write_segment(folder, parts, len(kept), self._bits, first_id, segment.has_cases, runs=runs)
+        )
         if not segment.has_cases:
             self.n_alone += len(kept)
             return []
         return [self._cases[id] for id in kept.tolist()]
 
-    def _are_sound(self, segment: Segment, ids: Ids) -> Bools:
-        if f"segments/{segment.file}" in self._wrong:
-            return np.zeros(len(ids), np.bool_)
-        if segment.has_cases:
-            return np.array([id in self._cases for id in ids.tolist()], np.bool_)
-        is_told = all(problem.table != "deleted_code" for problem in self._contents.problems)
-        return np.full(len(ids), is_told)
+
+def _ranges(runs: Ids) -> list[tuple[int, int]]:
+    """Runs of ids as (first, last)."""
+    return [(first, first + n_ids - 1) for first, n_ids in runs.tolist()]
 
 
 def _told_by_weights(path: Path) -> dict[str, str]:

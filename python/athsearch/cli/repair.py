@@ -20,8 +20,9 @@ def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool)
     """Make an archive NEW of all that is sound in ARCHIVE, and list what is not. ARCHIVE stays as it is.
 
     Cases keep their ids. Give NEW the key that ARCHIVE has (copy ARCHIVE.key to NEW.key, or use --key), and build an
-    index anew if one was kept. What was lost can be added again from its source. The query log is copied as it is; with
-    the key its chain is checked.
+    index anew if one was kept. What was lost can be added again from its source; images that had been deleted stay so,
+    which needs the key where their codes are lost, and cannot be known of a row that is damaged itself. The query log
+    is copied as it is; with the key its chain is checked.
 
     \b
     Example:
