@@ -301,6 +301,49 @@ def test_repair_keeps_a_segment_with_gaps_as_one_file(tmp_path: Path) -> None:
         assert repaired.n_segments == 2
 
 
+def damage_row(archive: Path, first_id: int) -> None:
+    """A bit of the SHA-256 that stands in a segment's row."""
+    path = archive / "catalogue.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        (sha256,) = connection.execute("SELECT sha256 FROM segment WHERE first_id = ?", [first_id]).fetchone()
+    whole = path.read_bytes()
+    flip(path, whole, whole.index(sha256.encode()), 0)
+
+
+def test_ids_of_segments_whose_rows_are_lost_never_return(tmp_path: Path, run: Run) -> None:
+    codes, path = Codes(WORDS, 64), tmp_path / "archive"
+    with Archive.create(path, bits=64) as made:
+        made.add_codes(codes[:20])
+        made.add_codes(codes[20:25])
+        made.delete([3, 23])
+    damage_row(path, 21)
+    problem = Problem("segments/000000000021.npy", "nobody lists it: the row of its segment may be one that is damaged")
+    report = verify(path)
+    assert (report.leftovers, problem in report.problems) == ((), True)
+    assert "harmless" not in run("verify", path).err
+    assert repair(path, tmp_path / "new").lost == ((21, 25),)
+    with Archive.open(tmp_path / "new") as repaired:
+        assert repaired.database().ids.tolist() == [id for id in range(1, 21) if id != 3]
+        assert repaired.add_codes(codes[:5]) == range(26, 31)
+        assert repaired.case(28).id == 28
+        assert (repaired.n_cases, repaired.n_deleted) == (24, 1)
+    (path / "segments" / "000000000021.npy").unlink()  # then what was deleted tells of ids alone
+    assert repair(path, tmp_path / "new2").lost == ((21, 23),)
+    (path / "segments" / "000000000030.npy").write_bytes(b"cut off")
+    assert repair(path, tmp_path / "new3").lost == ((21, 30),)
+    damage_row(path, 1)
+    assert repair(path, tmp_path / "new4").lost == ((1, 30),)
+    assert verify(tmp_path / "new4").is_sound
+
+
+def test_ids_of_cases_whose_segment_is_lost_never_return(archive: Path, tmp_path: Path) -> None:
+    damage_row(archive, 71)
+    (archive / "segments" / "000000000071.npy").unlink()
+    assert repair(archive, tmp_path / "new").lost == ((71, 90),)
+    with Archive.open(tmp_path / "new") as repaired:
+        assert repaired.add_codes(Codes(np.zeros((1, 1), np.uint64), 36)) == range(91, 92)
+
+
 def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path, tmp_path: Path, run: Run) -> None:
     key = archive.with_name("archive.key")
     with Archive.open(archive) as opened:

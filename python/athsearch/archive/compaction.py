@@ -8,7 +8,6 @@ of former rows between those there are. Processes that search the old files keep
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +19,12 @@ from ..index.sorted import MAX_SORTED
 from .catalogue import Catalogue
 from .kept_index import FOLDER, KeptIndex, remove_unlisted, write_index
 from .pseudonym import PatientKey
-from .segment import Segment, map_segment, runs_of, write_segment
+from .segment import FILE_NAME, Segment, map_segment, runs_of, write_segment
 from .snapshot import Snapshot
 
 PART_ROWS = 1 << 20
 LARGE_CODES = 1 << 20  # a segment of so many is left as it is, unless some of it was deleted
 MERGED_CODES = 1 << 22  # no more are merged into one
-_FILE_NAME = re.compile(r"\d{12,}(?:-[0-9a-f]{8})?\.npy")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def remove_unlisted_segments(folder: Path, listed: Sequence[Segment]) -> None:
     """Removes the files of segments that are not listed (any more), and no others. Raises OSError."""
     names = {segment.file for segment in listed}
     for path in folder.iterdir():
-        if _FILE_NAME.fullmatch(path.name) and path.name not in names:
+        if FILE_NAME.fullmatch(path.name) and path.name not in names:
             path.unlink()
     sync(folder)
 

@@ -47,6 +47,11 @@ class Contents:
         """The index that is kept, where its row is sound."""
         return KeptIndex.of_row(*self.rows["kept_index"][0][1:]) if self.rows["kept_index"] else None
 
+    @property
+    def lacks_segments(self) -> bool:
+        """Whether there may be segments that are not among these: something is wrong with their table."""
+        return any(problem.table == "segment" for problem in self.problems)
+
     def files(self) -> dict[str, str]:
         """Path in the archive -> SHA-256 of every file that is listed with one."""
         listed = {f"segments/{segment.file}": segment.sha256 for segment in self.segments}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..codes import Codes
+from ..codes import Codes, n_words_for
 from ..errors import ArchiveError, ModelError
 from ..files import sha256_of, sync
 from ..types import Bools, Ids
@@ -24,7 +24,7 @@ from .pseudonym import PatientKey
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
-from .segment import Segment, map_segment, runs_of, write_segment
+from .segment import Segment, map_segment, next_id_of_file, runs_of, write_segment
 from .verifying import check_files, problems_of_log
 from .writing import appearing
 
@@ -36,7 +36,8 @@ _SOURCE, _CONTENT, _PATIENT, _STUDY, _IS_DELETED, _RETIRED_BY = map(
 @dataclass(frozen=True)
 class RepairReport:
     """What came of a repair. n_cases: kept, deleted ones too; n_codes_alone: codes without a case, kept. problems: what
-    was wrong. lost: the ids of codes that were not kept, as ranges (first, last), ascending, as far as is known.
+    was wrong. lost: the ids of codes that were not kept, as ranges (first, last), ascending. Where rows of segments are
+    damaged, all that no sound one tells of, among them perhaps ids that were compacted away.
     """
 
     n_cases: int
@@ -97,8 +98,8 @@ def repair(
             raise ArchiveError(f"{error}; without it {len(images):,} deleted images could come back") from error
         properties["key_fingerprint"] = key.fingerprint
         digests = [key.deletion_digest(source, content) for source, content in images]
-    if contents.segments:  # the ids of what is lost at the end must not come again
-        properties["next_id"] = str(max(contents.segments[-1].next_id, int(properties.get("next_id", "0"))))
+    next_id = max(writer.next_id(), int(properties.get("next_id", "0")))
+    properties["next_id"] = str(next_id)
     with appearing(into) as unfinished:
         properties.pop("weights_sha256", None)
         if (path / WEIGHTS).is_file() and all(problem.file != WEIGHTS for problem in wrong):
@@ -110,7 +111,8 @@ def repair(
         Catalogue.create(unfinished / CATALOGUE, properties)
         writer.write(unfinished, digests, progress or (lambda n_done, n_all: None))
         sync(unfinished)
-    return RepairReport(writer.n_cases, writer.n_alone, tuple(problems), tuple(writer.lost))
+    lost = sorted(writer.lost + writer.unlisted(next_id))
+    return RepairReport(writer.n_cases, writer.n_alone, tuple(problems), tuple(lost))
 
 
 class _Writer:
@@ -153,6 +155,29 @@ class _Writer:
         ends: Ids = runs.sum(axis=1)
         return ids < ends[run]
 
+    def next_id(self) -> int:
+        """One past every id that anything tells of: those of what is lost must not come again."""
+        contents = self._contents
+        told = [1, *(segment.next_id for segment in contents.segments[-1:])]
+        if contents.lacks_segments:
+            told += [id + 1 for id in self._all_cases]
+            told += [id + 1 for _, id in contents.rows["deleted_code"]]
+            listed = {segment.file for segment in contents.segments}
+            unlisted = (file for file in (self._path / "segments").glob("*") if file.name not in listed)
+            told += [next_id_of_file(file, n_words_for(self._bits)) for file in unlisted]
+        return max(told)
+
+    def unlisted(self, next_id: int) -> list[tuple[int, int]]:
+        """The ids below next_id that no sound row of a segment tells of, where there are others. Some may have been
+        compacted away.
+        """
+        if not self._contents.lacks_segments:
+            return []
+        segments = self._contents.segments
+        ends = [1, *(segment.next_id for segment in segments)]
+        begins = [*(segment.first_id for segment in segments), next_id]
+        return [(end, begin - 1) for end, begin in zip(ends, begins, strict=True) if end < begin]
+
     def write(self, into: Path, digests: Sequence[bytes], progress: Callable[[int, int], None]) -> None:
         """All tables and segments, into the archive without cases at `into`. digests: of lost deletions."""
         catalogue = Catalogue(into / CATALOGUE, writable=True)
@@ -171,7 +196,9 @@ class _Writer:
                 names = {record_name(name) if name.casefold() == "study" else name for name in names}
             catalogue.restore("record_column", [(name,) for name in sorted(names)])
             catalogue.restore("root", [row[1:] for row in self._contents.rows["root"]])
-            catalogue.restore("deleted_code", [row[1:] for row in self._contents.rows["deleted_code"]])
+            deleted = np.array([id for _, id in self._contents.rows["deleted_code"]], np.int64)
+            deleted = deleted[self._have_sound_codes(deleted)]  # others would hide codes that come later
+            catalogue.restore("deleted_code", [(id,) for id in deleted.tolist()])
             unreadable = [row[1:] for row in self._contents.rows["unreadable"] if row[1] in self._roots]
             catalogue.restore("unreadable", unreadable)
             forgotten = {digest for _, digest in self._contents.rows["forgotten"]}.union(digests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from ..errors import SegmentCorrupt
 from ..files import replacing
 from ..types import Ids
 from .mapping import map_array
+
+FILE_NAME = re.compile(r"(\d{12,})(?:-[0-9a-f]{8})?\.npy")  # the first id; of a compacted segment, digits of chance
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,18 @@ def map_segment(folder: Path, segment: Segment, like: Codes) -> Codes:
             f"{path}: holds {words.dtype} {list(words.shape)}, the catalogue says uint64 {list(shape)}"
         )
     return Codes.trusted(words.astype(np.uint64, copy=False), like.bits, like.model_id)
+
+
+def next_id_of_file(path: Path, n_words: int) -> int:
+    """One past the last id of a segment that nobody lists, as far as its file's name and size tell; 0 for another file.
+
+    Raises OSError.
+    """
+    match = FILE_NAME.fullmatch(path.name)
+    if match is None:
+        return 0
+    n_bytes = path.stat().st_size - len(npy_header("<u8", (1, n_words)))
+    return int(match[1]) + max(1, n_bytes // (8 * n_words))
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:

@@ -22,6 +22,7 @@ from .kept_index import FOLDER
 from .pseudonym import PatientKey
 from .query_log import HEAD, LOG, QueryLog
 from .salvage import CATALOGUE, NO_CHECKS, Problem
+from .segment import FILE_NAME
 
 # Beside what the catalogue lists. What a lock holds means nothing; a journal that is there is SQLite's own affair, and
 # the query log has a chain of its own, which needs the key.
@@ -33,7 +34,8 @@ class VerifyReport:
     """What was checked, and what is wrong.
 
     n_bytes: of all files. n_rows: of the catalogue, each against its check; formats before 3 have none. problems: none
-    in a sound archive. leftovers: files that nobody lists, where a writer that was killed leaves such: harmless.
+    in a sound archive. leftovers: files that nobody lists, where a writer that was killed leaves such: harmless. Where
+    rows of segments are damaged, files of segments that nobody lists are problems.
     unchecked: what could not be checked, and why.
     """
 
@@ -87,6 +89,9 @@ def verify(
         if name.split("/")[0] not in ("segments", FOLDER):
             leftovers.remove(name)
             problems.append(Problem(name, "does not belong to the archive: nobody lists it"))
+        elif contents.lacks_segments and FILE_NAME.fullmatch(name.removeprefix("segments/")):
+            leftovers.remove(name)
+            problems.append(Problem(name, "nobody lists it: the row of its segment may be one that is damaged"))
     problems = _still_there(path, problems, contents)
     return VerifyReport(
         *(contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases),
