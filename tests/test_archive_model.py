@@ -92,10 +92,10 @@ class ArchiveModel(RuleBasedStateMachine):
             if seed is None:
                 failed.append(name)
             elif id is not None and case is not None and case.seed == seed:
-                now = Known(seed, name, item.patient, int(item.record["age"]))
+                now = Known(seed, name, item.patient or case.patient, int(item.record["age"]))
                 n_present += 1
-                n_differing += now.age != case.age or (now.patient not in (None, case.patient))
-                if update_records and (now.age != case.age or (now.patient not in (None, case.patient))):
+                n_differing += now != case
+                if update_records:
                     self.cases[id] = now
             elif (name, seed) in self.deleted:
                 n_deleted += 1
@@ -217,6 +217,7 @@ def test_an_archive_is_a_dict_of_cases(encoder: Encoder, monkeypatch: pytest.Mon
     drawn: dict[str, Write | None] = {name: (seed, "Meier", 40) for seed, name in enumerate(NAMES)}
     model.night(drawn | {"a.png": (None, None, 40)}, False, False)
     model.night({"b.png": (1, "Vogel", 49), "c.png": (9, "Schulz", 41)}, False, True)
+    model.night({"e.png": (4, None, 45)}, False, True)
     model.delete_patient("Meier")
     model.compact()
     model.night({}, True, False)

@@ -126,6 +126,22 @@ def test_changed_records_are_stored_when_asked_for(archive: Archive, source: Sou
     assert archive.add(changed).n_differing == 0
 
 
+def test_what_a_source_does_not_say_stays_when_records_are_stored_anew(archive: Archive, source: Source) -> None:
+    before = archive.case(4)
+    studied = tuple(replace(item, study="S1", split="test") for item in source.items)
+    archive.add(replace(source, items=studied), update_records=True)
+    items = tuple(
+        replace(item, label="c", patient=None, record={}) if item.source == "03.png" else replace(item, label=None)
+        for item in source.items
+    )
+    report = archive.add(replace(source, items=items), update_records=True)
+    assert (report.n_present, report.n_differing) == (12, 1)
+    after = archive.case(4)
+    assert (after.label, after.patient, after.split, after.record) == ("c", before.patient, "test", before.record)
+    assert after.study is not None
+    assert archive.delete(patient="Meier1") == 2
+
+
 @pytest.mark.parametrize("kind", ["flat", "distinct", "mih"])
 def test_compaction_leaves_no_byte_of_deleted_cases(
     archive: Archive, source: Source, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -351,7 +351,8 @@ class Archive:
         becomes a line of the report, and of `unreadable`, and never a code. Commits every few thousand cases or 20
         seconds; Ctrl-C keeps what was encoded. progress: called with (done, all) after each batch.
         recheck: reads files, too, whose size and times are as they were. update_records: where an image that is there
-        now comes with another label, patient, study, split or record, that is stored in the place of what was.
+        now comes with another label, patient, study, split or record, that is stored in the place of what was; what the
+        source does not say stays, but a record is stored as a whole.
         Sources that hide their names are stored as pseudonyms; the report has them as they are.
         Raises SourceError when records cannot be stored beside those there are, ArchiveLocked when another process is
         writing, ModelMismatch when this machine encodes differently,

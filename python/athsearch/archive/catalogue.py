@@ -389,13 +389,17 @@ class Catalogue:
             return retired.rowcount
 
     def update(self, cases: Sequence[tuple[int, NewCase]]) -> None:
-        """Gives cases, by id, the label, patient, study, split and record that they now come with."""
+        """Gives cases, by id, the label, patient, study, split and record that they now come with. What is not said now
+        stays as it was: a patient who is not named this time must be found all the same when he withdraws.
+        """
         with self.transaction("IMMEDIATE"):
             self.execute_many(
-                "UPDATE cases SET label = ?, patient = ?, study = ?, split = ?, record = ? WHERE id = ?",
+                "UPDATE cases SET label = coalesce(?, label), patient = coalesce(?, patient), "
+                "study = coalesce(?, study), split = coalesce(?, split), record = coalesce(?, record) WHERE id = ?",
                 (
-                    (case.label, case.patient, case.study, case.split, to_json(dict(case.record)), id)
+                    (*(case.label, case.patient, case.study, case.split), record, id)
                     for id, case in cases
+                    for record in [to_json(dict(case.record)) if case.record else None]
                 ),
             )
             self._name_columns(case for _, case in cases)
