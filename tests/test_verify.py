@@ -374,6 +374,45 @@ def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path
     assert "queries.head: the query log's head is missing" in problem.reason
 
 
+def test_what_cannot_be_checked_is_not_called_sound(archive: Path, tmp_path: Path, run: Run) -> None:
+    key = archive.with_name("archive.key")
+    assert "gone.key: no such key file" in run("verify", archive, "--key", tmp_path / "gone.key").error()
+    assert run("verify", archive).out.endswith(" rows: all is sound\n")
+    key.rename(tmp_path / "away.key")
+    key.mkdir()  # a file that may not be read, for the superuser too
+    assert verify(archive, key).unchecked == (f"{key}, which cannot be read (Is a directory)",)
+    outcome = run("verify", archive)
+    assert outcome.out.endswith("all that could be checked is sound\n")
+    assert "archive.key, which cannot be read (Is a directory): not checked" in outcome.err
+    flip(archive / "segments" / "000000000001.npy", (archive / "segments" / "000000000001.npy").read_bytes(), 200, 0)
+    assert [problem.file for problem in verify(archive, key).problems] == ["segments/000000000001.npy"]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_query_log_that_was_taken_away_is_missed_without_the_key(archive: Path, is_on: bool) -> None:
+    with Archive.open(archive) as opened:
+        opened.set_query_log(True)
+        opened.set_query_log(is_on)
+    (archive / HEAD).unlink()
+    assert verify(archive).problems == (Problem(HEAD, "the file is missing"),)
+    (archive / LOG).unlink()
+    assert verify(archive).problems == tuple(Problem(name, "the file is missing") for name in (LOG, HEAD))
+    assert [problem.file for problem in verify(archive, archive.with_name("archive.key")).problems] == [LOG]
+
+
+def test_the_key_lies_beside_the_archive_however_that_is_named(
+    archive: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in ((archive, "."), (archive / "segments", ".."), (archive.parent, "archive/")):
+        monkeypatch.chdir(folder)
+        assert run("verify", name).out.endswith("all is sound\n")
+        with Archive.open(name) as opened:
+            assert len(opened.find(patient="P1")) == 4
+    archive.with_name("archive.key").write_text("00" * 32 + "\n")
+    monkeypatch.chdir(archive / "segments")
+    assert "archive.key: is the key of another archive" in run("verify", "..").out
+
+
 @pytest.mark.parametrize("has_key", [True, False])
 def test_a_repaired_archive_does_not_forget_that_it_has_a_key_and_a_log(
     archive: Path, tmp_path: Path, has_key: bool

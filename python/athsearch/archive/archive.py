@@ -39,7 +39,7 @@ from .catalogue import Catalogue
 from .imports import checked_parts, sized
 from .kept_index import KeptIndex, remove_unlisted, write_index
 from .parts import Database, Part, read_database, read_part
-from .pseudonym import PatientKey
+from .pseudonym import PatientKey, default_key
 from .query_log import LOG, LogReport, QueryLog
 from .searching import Hit, Question, answer
 from .segment import map_segment, write_segment
@@ -121,7 +121,7 @@ class Archive:
         if not (path / "catalogue.sqlite").is_file():
             reason = "no such folder" if not path.exists() else "not an archive: it has no catalogue.sqlite"
             raise ArchiveError(f"{path}: {reason}")
-        key = Path(os.path.abspath(key_path)) if key_path else path.with_name(f"{path.name}.key")
+        key = Path(os.path.abspath(key_path)) if key_path else default_key(path)
         archive = cls(path, key, device)
         try:
             with archive._reading():

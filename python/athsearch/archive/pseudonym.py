@@ -21,6 +21,11 @@ KEY_BYTES = 32
 HIDDEN = "dicom:"  # how the sources of hidden files begin
 
 
+def default_key(archive: Path) -> Path:
+    """Where the key of an archive lies, unless another place is named: beside it."""
+    return Path(f"{os.path.abspath(archive)}.key")
+
+
 class PatientKey:
     """The secret that turns patients into pseudonyms. fingerprint tells keys apart without giving one away."""
 

@@ -20,7 +20,7 @@ from ..types import Bools, Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
-from .pseudonym import PatientKey
+from .pseudonym import PatientKey, default_key
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
@@ -81,7 +81,7 @@ def repair(
         properties |= _told_by_weights(path / WEIGHTS)
     if not properties.get("bits", "").isdigit() or "model_id" not in properties:
         raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
-    key_path = key_path or path.with_name(f"{path.name}.key")
+    key_path = key_path or default_key(path)
     problems += problems_of_log(path, contents, key_path)
     if (path / LOG).is_file():
         properties.setdefault("query_log", "on")  # where that was lost: better a line too many than an answer without

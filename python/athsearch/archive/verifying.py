@@ -61,6 +61,7 @@ def verify(
     that should have a case has one, the SHA-256 of every segment, of the weights and of the kept index, that no file is
     missing and none is there that does not belong, and, if the patients' key is there, it and the query log's chain.
 
+    key_path: of the patients' key; it need not be there, and where it cannot be read that is not a problem, but told.
     progress: called with (bytes done, bytes in all). A writer waits while the catalogue is read. Raises ArchiveError
     where there is no archive, FormatVersion for a newer one.
     """
@@ -80,10 +81,18 @@ def verify(
     elif contents.properties.get("model_id") and WEIGHTS not in listed:
         problems.append(Problem(CATALOGUE, f"does not say what {WEIGHTS} holds", "property"))
     problems += check_files(path, listed, told)
-    has_log, has_key = (path / LOG).exists(), key_path is not None and key_path.exists()
-    if key_path is not None and has_key:
-        problems += _problems_of_key(contents, key_path) or problems_of_log(path, contents, key_path)
-    unchecked = [f"{LOG}: its chain needs the key of the patients"] if has_log and not has_key else []
+    unchecked, has_key = [], False
+    try:
+        if key_path is not None and key_path.exists():
+            problems += _problems_of_key(contents, key_path) or problems_of_log(path, contents, key_path)
+            has_key = True
+    except OSError as error:
+        unchecked.append(f"{key_path}, which cannot be read ({error.strerror})")
+    if not has_key:
+        if "query_log" in contents.properties:
+            problems += [Problem(name, "the file is missing") for name in (LOG, HEAD) if not (path / name).exists()]
+        if (path / LOG).exists():
+            unchecked.append(f"{LOG}: its chain needs the key of the patients")
     leftovers = [name for name in sizes if name not in listed and name not in OWN_FILES]
     for name in list(leftovers):
         if name.split("/")[0] not in ("segments", FOLDER):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..archive.pseudonym import default_key
 from ..archive.verifying import verify as verify_archive
 from ..errors import ArchiveError
 from .common import ARCHIVE, json_option, key_option, print_json, progress, say
@@ -30,15 +31,17 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
     Example:
       athsearch verify archive
     """
-    key_path = key_path or archive_path.with_name(f"{archive_path.name}.key")
+    if key_path is not None and not key_path.exists():
+        raise ArchiveError(f"{key_path}: no such key file; without --key what needs the key is not checked")
     with progress("verifying") as bar:
-        report = verify_archive(archive_path, key_path, bar)
+        report = verify_archive(archive_path, key_path or default_key(archive_path), bar)
+    sound = "all that could be checked is sound" if report.unchecked else "all is sound"
     if as_json:
         print_json({"archive": str(archive_path), "is_sound": report.is_sound, **asdict(report)})
     else:
         click.echo(
             f"{archive_path}: {report.n_files:,} files, {report.n_bytes:,} bytes, {report.n_cases:,} cases of "
-            f"{report.n_rows:,} rows: {'all is sound' if report.is_sound else 'DAMAGED'}"
+            f"{report.n_rows:,} rows: {sound if report.is_sound else 'DAMAGED'}"
         )
         for problem in report.problems:
             click.echo(f"  {problem}")
