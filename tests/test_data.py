@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
         source.read(source.items[2])
 
 
-def test_pipes_and_names_that_are_not_text_are_skipped(tmp_path: Path) -> None:
+def test_pipes_are_skipped_and_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
     put_image(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
     try:
@@ -155,8 +156,32 @@ def test_pipes_and_names_that_are_not_text_are_skipped(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system only takes names that are text")
     source = open_source(tmp_path)
-    assert known(source) == [("a.png", None, None)]
-    assert source.skipped == ("\\xff.png", "pipe.png")
+    assert known(source) == [("\\xff.png", None, None), ("a.png", None, None)]
+    assert source.skipped == ("pipe.png",)
+    with pytest.raises(UnsupportedImage, match=r"^\\xff\.png: its name is not UTF-8"):
+        source.read(source.items[0])
+    assert open_source(os.fsdecode(bytes(tmp_path) + b"/\xff.png")).items == source.items[:1]
+
+
+def test_folders_whose_names_are_not_text_are_walked(tmp_path: Path) -> None:
+    bad = os.fsdecode(bytes(tmp_path) + b"/\xe4")
+    try:
+        os.mkdir(bad)
+    except OSError:
+        pytest.skip("this file system only takes names that are text")
+    put_image(tmp_path / "train/x/a.png")
+    for name in ("b.png", "deeper/c.png"):
+        put_image(Path(bad) / name)
+    put_text(Path(bad) / "notes.txt", "x")
+    put_image(Path(os.fsdecode(bytes(tmp_path) + b"/train/x/\xff.png")))
+    source = open_source(tmp_path)
+    names = ["\\xe4/b.png", "\\xe4/deeper/c.png", "train/x/\\xff.png", "train/x/a.png"]
+    assert [item.source for item in source.items] == names
+    assert [(item.label, item.split) for item in source.items[2:]] == [("x", "train")] * 2
+    assert [item.refusal is None for item in source.items] == [False] * 3 + [True]
+    assert source.skipped == ("\\xe4/notes.txt",)
+    shutil.rmtree(tmp_path / "train")
+    assert len(open_source(tmp_path)) == 2
 
 
 def test_useless_paths_are_refused(tmp_path: Path) -> None:

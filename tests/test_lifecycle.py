@@ -357,6 +357,24 @@ def test_what_could_not_be_used_is_kept_until_it_can_be(archive: Archive, source
     assert archive.unreadable == []
 
 
+def test_images_whose_names_are_not_text_are_counted_and_named(archive: Archive, source: Source, run: Run) -> None:
+    bad = Path(os.fsdecode(bytes(source.root) + b"/\xe4"))
+    try:
+        bad.mkdir()
+    except OSError:
+        pytest.skip("this file system only takes names that are text")
+    for name in ("30.png", "31.png"):
+        draw(bad / name, 30)
+    for _ in range(2):
+        outcome = run("index", archive.path, source.root)
+        assert [line.split() for line in outcome.out.splitlines() if "unreadable" in line] == [["2", "unreadable"]]
+        assert "cannot use \\xe4/30.png: its name is not UTF-8" in outcome.err
+        assert [name for _, name, _ in archive.unreadable] == ["\\xe4/30.png", "\\xe4/31.png"]
+    bad.rename(source.root / "named")
+    assert run("index", archive.path, source.root, "--json").json()["n_added"] == 2  # type: ignore[index]
+    assert archive.unreadable == []
+
+
 def test_delete_asks_counts_and_deletes(archive: Archive, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     dry = run("delete", archive.path, "--where", "age > 49", "--dry-run", "--json").json()
     assert dry == {"archive": str(archive.path), "n_found": 2, "n_deleted": 0, "n_cases": 12, "ids": [11, 12]}

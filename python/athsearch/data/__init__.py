@@ -41,7 +41,8 @@ def open_source(
 
     Folder: `class/.../file`, or `split/class/.../file` if every top folder with images is named like a split (train,
     training, val, valid, validation, test, testing, in any case). An image beside the class folders has no label, so a
-    flat folder is an unlabelled source. Links are followed. Items are sorted by source.
+    flat folder is an unlabelled source. Links are followed. Items are sorted by source. One whose path is not UTF-8 has
+    it escaped, as in "\\xff.png", and is refused when read.
 
     Manifest: UTF-8 with a header row; commas in .csv, tabs in .tsv. Items stand in its order. Paths are relative to the
     manifest's folder, or absolute and below it. The columns of path and label must be there, those of patient and split
@@ -89,7 +90,7 @@ def open_source(
     elif whole.name.upper() == "DICOMDIR":
         source = dicom.read_directory(whole)
     elif images.is_image(whole.name) or images.is_dicom(whole):
-        source = Source(whole.parent, (Item(whole.name),))
+        source = folder.read_file(whole)
     else:
         raise SourceError(f"{whole}: not a folder, a .csv or .tsv manifest, a MedMNIST .npz, a DICOMDIR or an image")
     source = in_frames.described(source, fields, frames, allow_burned_in, clear_names, progress)

@@ -9,20 +9,30 @@ from .. import images
 from ..errors import SourceError
 from .source import SPLIT_OF_NAME, Item, Source
 
+_NOT_TEXT = "its name is not UTF-8, which no catalogue or report can hold: rename it"
+
 
 def read(root: Path) -> Source:
     """All images below a folder, labelled by where they lie, sorted by source. See `open_source`."""
-    names, skipped = _list(root)
-    if not names:
+    names, unnamed, skipped = _list(root)
+    if not names and not unnamed:
         raise SourceError(f"{root}: no images ({' '.join(images.READERS)}) among {len(skipped)} other entries")
     tops = {name.split("/", 1)[0] for name in names if "/" in name}
     by_split = all(top.lower() in SPLIT_OF_NAME for top in tops)
     items = []
-    for name in sorted(names):
+    for name, refusal in sorted([(name, "") for name in names] + [(name, _NOT_TEXT) for name in unnamed]):
         *folders, _ = name.split("/")
-        split = SPLIT_OF_NAME[folders.pop(0).lower()] if by_split and folders else None
-        items.append(Item(name, folders[0] if folders else None, None, split))
+        split = None
+        if by_split and folders and folders[0].lower() in SPLIT_OF_NAME:
+            split = SPLIT_OF_NAME[folders.pop(0).lower()]
+        items.append(Item(name, folders[0] if folders else None, None, split, refusal=refusal or None))
     return Source(root, tuple(items), tuple(sorted(skipped)))
+
+
+def read_file(path: Path) -> Source:
+    """A single image."""
+    name = _escaped(path.name)
+    return Source(path.parent, (Item(name, refusal=None if name == path.name else _NOT_TEXT),))
 
 
 def names_below(root: Path) -> list[str]:
@@ -30,9 +40,12 @@ def names_below(root: Path) -> list[str]:
     return _list(root)[0]
 
 
-def _list(root: Path) -> tuple[list[str], list[str]]:
-    """The image files below a folder, and all else. Paths relative to it; a skipped folder ends with "/"."""
+def _list(root: Path) -> tuple[list[str], list[str], list[str]]:
+    """The image files below a folder, those whose names are not text, and all else. Paths relative to it; what is not
+    text is escaped, and a skipped folder ends with "/".
+    """
     names: list[str] = []
+    unnamed: list[str] = []
     skipped: list[str] = []
     unread: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]  # a folder, and those it lies in
     while unread:
@@ -41,28 +54,27 @@ def _list(root: Path) -> tuple[list[str], list[str]]:
             status = os.stat(root / folder)
             identity = (status.st_dev, status.st_ino)
             if identity in above:  # a link back up: following it would never end
-                skipped.append(folder)
+                skipped.append(_escaped(folder))
                 continue
             with os.scandir(root / folder) as entries:
                 for entry in entries:
                     name = folder + entry.name
                     hidden = entry.name.startswith(".")
-                    if not _is_text(name):  # no manifest, catalogue or report could hold such a name
-                        skipped.append(os.fsencode(name).decode(errors="backslashreplace"))
-                    elif _is_folder(entry):
+                    if _is_folder(entry):
                         if hidden:
-                            skipped.append(name + "/")
+                            skipped.append(_escaped(name) + "/")
                         else:
                             unread.append((name + "/", above | {identity}))
                     elif hidden or not (images.is_image(name) or images.is_dicom(root / name)):
-                        skipped.append(name)
+                        skipped.append(_escaped(name))
                     elif entry.is_symlink() or entry.is_file():  # a broken link stays: reading it will tell
-                        names.append(name)
+                        escaped = _escaped(name)
+                        (names if escaped == name else unnamed).append(escaped)
                     else:  # a pipe or socket
-                        skipped.append(name)
+                        skipped.append(_escaped(name))
         except OSError as error:
-            raise SourceError(f"{root / folder}: cannot be listed: {error.strerror}") from error
-    return names, skipped
+            raise SourceError(f"{root / _escaped(folder)}: cannot be listed: {error.strerror}") from error
+    return names, unnamed, skipped
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -72,9 +84,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _escaped(name: str) -> str:
+    """As no manifest, catalogue or report could hold it otherwise: bytes that are not UTF-8 as in "\\xff.png"."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -60,7 +60,7 @@ class Source:
 
     root: the folder that every item's source is relative to. items: in a fixed order, each source once.
     skipped: what the folder or npz holds beside the images: hidden files and folders, other suffixes, links that lead
-    back up, names that are not text, arrays of other names. `split` and `divided` keep it.
+    back up, arrays of other names. `split` and `divided` keep it.
     """
 
     root: Path
