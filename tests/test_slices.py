@@ -24,6 +24,7 @@ from athsearch.errors import CorruptImage, ImageError, UnsupportedImage
 from athsearch.images import tiff_pages
 from athsearch.types import AnyArray
 from conftest import Run, draw_image
+from dicom_files import dicom
 
 ROWS, COLUMNS = np.mgrid[:24, :17]
 GREY = ((ROWS * 10 + COLUMNS * 3) % 256).astype(np.uint8)
@@ -433,3 +434,68 @@ def test_commands_work_on_stacks(tmp_path: Path, stacks: Path, encoder: Encoder,
     stored = b"".join(path.read_bytes() for path in (tmp_path / "archive").rglob("*") if path.is_file())
     assert b"sub-0_T1w" in stored
     assert b"Meier" not in stored
+
+
+def test_a_file_that_holds_more_or_fewer_images_than_before_retires_those_it_held(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    pages = [np.ascontiguousarray(draw_image(seed)[..., 0]) for seed in range(9)]
+
+    def written(*seeds: int) -> Path:
+        (root / "s.tif").write_bytes(tiff(*(pages[seed] for seed in seeds)))
+        return root
+
+    def sources(archive: Archive) -> dict[int, str | None]:
+        return {id: archive.case(id).source for id in archive.database().ids.tolist()}
+
+    def added(archive: Archive, **options: Any) -> tuple[int, int, int]:
+        report = archive.add(open_source(root, **options))
+        return report.n_added, report.n_changed, report.n_present
+
+    written(0)
+    (root / "s.tiff").write_bytes(tiff(*pages[:2]))  # another file, of a name that begins the same
+    others: dict[int, str | None] = {2: "s.tiff#frame=1", 3: "s.tiff#frame=2"}
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert added(archive) == (3, 0, 0)
+        written(0, 1, 2)
+        assert added(archive) == (2, 1, 2)
+        assert sources(archive) == others | {id: f"s.tif#frame={id - 3}" for id in (4, 5, 6)}
+        written(3, 4)
+        assert added(archive) == (0, 2, 2)
+        assert sources(archive) == others | {7: "s.tif#frame=1", 8: "s.tif#frame=2"}
+        written(5)
+        assert added(archive) == (0, 1, 2)
+        assert sources(archive) == others | {9: "s.tif"}
+        assert added(archive) == (0, 0, 3)
+        assert archive.verify().problems == ()
+
+
+def test_frames_that_are_left_out_this_time_stay(tmp_path: Path, encoder: Encoder) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    pages = [np.ascontiguousarray(draw_image(seed)[..., 0]) for seed in range(6)]
+    (root / "s.tif").write_bytes(tiff(*pages[:3]))
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        for frames, n_cases in (("middle", 1), ("first", 2), ("all", 3), ("first", 3)):
+            archive.add(open_source(root, frames=frames))
+            assert archive.n_cases == n_cases
+        (root / "one.csv").write_text("path,label\ns.tif#frame=1,x\n")
+        (root / "s.tif").write_bytes(tiff(*pages[3:]))
+        report = archive.add(open_source(root / "one.csv"))  # the others are not what the file holds any more
+        assert (report.n_added, report.n_changed, archive.n_cases) == (0, 1, 1)
+        assert archive.add(open_source(root)).n_added == 2
+        assert archive.n_cases == 3
+
+
+def test_frames_of_dicom_files_are_retired_under_their_pseudonyms(tmp_path: Path, encoder: Encoder) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        for n_frames, n_changed in ((1, 0), (3, 1), (2, 2), (1, 1)):
+            shape, elements = ((n_frames, 12, 11), {"NumberOfFrames": n_frames}) if n_frames > 1 else ((12, 11), {})
+            pixels = np.random.default_rng(n_frames).integers(0, 255, shape, np.uint8)
+            (root / "x.dcm").write_bytes(dicom(pixels, **elements))
+            assert archive.add(open_source(root)).n_changed == n_changed
+            assert archive.n_cases == n_frames

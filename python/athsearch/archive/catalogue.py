@@ -356,10 +356,18 @@ class Catalogue:
             statement = f"SELECT max(({after}), coalesce(({noted}), 1))"
             return int(self._connection.execute(statement).fetchone()[0])
 
-    def add(self, root: str, segment: Segment, cases: Iterable[NewCase], index: KeptIndex | None = None) -> int:
+    def add(
+        self,
+        root: str,
+        segment: Segment,
+        cases: Iterable[NewCase],
+        index: KeptIndex | None = None,
+        outdated: Sequence[tuple[int, int]] = (),
+    ) -> int:
         """Lists a segment and its cases, one a row of the segment, and what `add_codes` lists, in one transaction.
 
-        A case of the same root and source, whose file was changed since, is retired by its new one. Returns how many.
+        A case of the same root and source, whose file was changed since, is retired by its new one; so are the
+        `outdated` ones, (id, id of the new case). Returns how many of the new ones retire others.
         """
         with self.transaction("IMMEDIATE"):
             number = self.root_number(root)
@@ -386,7 +394,13 @@ class Catalogue:
             )
             if index is not None:
                 self.list_index(index)
-            return retired.rowcount
+            if not outdated:
+                return retired.rowcount
+            self.execute_many(
+                "UPDATE cases SET is_deleted = 1, retired_by = ?2 WHERE id = ?1 AND NOT is_deleted", outdated
+            )
+            retiring = "SELECT count(DISTINCT retired_by) FROM cases WHERE is_deleted AND retired_by >= ?"
+            return int(self.execute(retiring, segment.first_id).fetchone()[0])
 
     def update(self, cases: Sequence[tuple[int, NewCase]]) -> None:
         """Gives cases, by id, the label, patient, study, split and record that they now come with. What is not said now

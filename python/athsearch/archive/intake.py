@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..codes import Codes, concatenate
-from ..data import Item, Source
+from ..data import Item, Source, frames, split_frame
 from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
@@ -71,12 +71,13 @@ class LoadedImage:
     """One image of a source: content is the SHA-256 of its bytes; error says why it cannot be used.
 
     known: what the catalogue lists already under this source and content; such an image was not decoded. stamp: of its
-    file when these bytes were in it.
+    file when these bytes were in it. file: the SHA-256 of that, where others of it may be cases, too, else b"".
     """
 
     item: Item
     content: bytes = b""
     stamp: str | None = None
+    file: bytes = b""
     known: KnownCase | None = None
     error: ImageError | None = None
     square: Square | None = None
@@ -104,12 +105,13 @@ def encoded_batches(
         stamp = source.stamp(item) if recognition else None  # before the bytes: what is written later changes it
         try:
             if recognition and (digest := recognition.content(item.source, stamp)):
-                return LoadedImage(item, digest, stamp, recognition.known(item.source, digest))
+                return LoadedImage(item, digest, stamp, known=recognition.known(item.source, digest))
             content, decode = source.read(item)
             digest = hashlib.sha256(content).digest()
             if recognition and (known := recognition.known(item.source, digest)):
-                return LoadedImage(item, digest, stamp, known)
-            return LoadedImage(item, digest, stamp, square=preprocessing.square(decode(preprocessing.least_side)))
+                return LoadedImage(item, digest, stamp, known=known)
+            file = (frames.file_digest(item.source, content) or digest) if _may_hold_others(item) else b""
+            return LoadedImage(item, digest, stamp, file, square=preprocessing.square(decode(preprocessing.least_side)))
         except ImageError as error:
             return LoadedImage(item, error=error)
 
@@ -135,6 +137,7 @@ def add_images(
     """Adds a source's images as cases: segments into `folder`, cases into the catalogue. See `Archive.add`."""
     root = str(source.root.resolve())
     recognition = Recognition(catalogue, root, key, recheck)
+    listed = frozenset(item.source for item in source.items)
     pending: list[tuple[list[LoadedImage], Codes]] = []
     counts = {"added": 0, "changed": 0, "present": 0, "differing": 0, "deleted": 0}
     failed: list[tuple[str, str]] = []
@@ -143,15 +146,13 @@ def add_images(
         # Taken first: what an interruption in the middle leaves uncertain must not be written a second time.
         taken, pending[:] = pending[:], []
         images = [image for batch, _ in taken for image in batch]
-        cases = [
-            new_case(image.item, image.content, key, image.stamp)
-            for image in images
-            if not image.error and not image.known
-        ]
-        if cases:
+        new = [image for image in images if not image.error and not image.known]
+        if new:
+            cases = [new_case(image.item, image.content, key, image.stamp) for image in new]
             parts = [part for _, part in taken]
             segment = write_segment(folder, parts, len(cases), encoder.bits, catalogue.next_id())
-            n_changed = catalogue.add(root, segment, cases)
+            outdated = recognition.outdated(new, listed, segment.first_id)
+            n_changed = catalogue.add(root, segment, cases, outdated=outdated)
             counts["changed"] += n_changed
             counts["added"] += len(cases) - n_changed
         recognition.note(images)
@@ -249,6 +250,10 @@ def new_case(item: Item, content: bytes, key: PatientKey | None, stamp: str | No
     study = key.pseudonym(item.study, "study") if key and item.study is not None else None
     record = {record_name(name): value for name, value in item.record.items()} if item.record else {}
     return NewCase(item.source, content, item.label, patient, item.split, record, study, stamp)
+
+
+def _may_hold_others(item: Item) -> bool:
+    return frames.tells(split_frame(item.path or item.source)[0])
 
 
 def _differs(known: KnownCase, case: NewCase) -> bool:

@@ -9,10 +9,10 @@ file's attributes, which is part of it, cannot be set back as the time of its la
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
-from ..data import Source, file_of, split_frame
+from ..data import Source, file_of, frames, split_frame
 from ..data.folder import names_below
 from .cases import KnownCase
 from .catalogue import Catalogue
@@ -58,6 +58,23 @@ class Recognition:
             is_forgotten = self._key.deletion_digest(source, content) in self._forgotten
             return KnownCase(is_deleted=True) if is_forgotten else None
         return known
+
+    def outdated(self, images: Sequence[LoadedImage], listed: Set[str], first_id: int) -> list[tuple[int, int]]:
+        """(id, id of the new case) of those that such a new case takes the place of, though its source is another: of
+        its file as it was, which held more or fewer images. listed: the sources that still come.
+
+        images: the new ones, which get ids from first_id on.
+        """
+        files: dict[str, tuple[bytes, int]] = {}
+        for id, image in enumerate(images, first_id):
+            if image.file:
+                files.setdefault(split_frame(image.item.source)[0], (image.file, id))
+        found = []
+        for id, source, content in _living(self._catalogue, self._root, list(files)) if files else ():
+            digest, new_id = files[split_frame(source)[0]]
+            if source not in listed and content != frames.content_digest(source, digest):
+                found.append((id, new_id))
+        return found
 
     def note(self, images: Sequence[LoadedImage]) -> None:
         """Keeps the stamps of these images where they are new, and which of them cannot be used, and no longer which
@@ -116,6 +133,19 @@ def forgotten(catalogue: Catalogue) -> frozenset[bytes]:
     """The digests of deleted images that were compacted away, see `PatientKey.deletion_digest`."""
     with catalogue.transaction():
         return frozenset(digest for (digest,) in catalogue.execute("SELECT digest FROM forgotten"))
+
+
+def _living(catalogue: Catalogue, root: str, files: Sequence[str]) -> list[tuple[int, str, bytes]]:
+    """(id, source, content) of the images of these files that can be found, and that were read from this root."""
+    files_and_cases = "SELECT cases.id, source, content FROM json_each(?1) AS file CROSS JOIN cases ON"
+    of_frames = "source > file.value || '#frame=' AND source < file.value || '#frame>'"
+    living = "WHERE cases.root = (SELECT number FROM root WHERE path = ?2) AND NOT is_deleted AND content != x''"
+    with catalogue.transaction():
+        return catalogue.execute(
+            f"{files_and_cases} source = file.value {living} UNION ALL {files_and_cases} {of_frames} {living}",
+            json.dumps(list(files)),
+            root,
+        ).fetchall()
 
 
 def _known(catalogue: Catalogue, root: str, sources: Sequence[str]) -> list[tuple[str, bytes, KnownCase]]:

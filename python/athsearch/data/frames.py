@@ -24,6 +24,7 @@ from .source import Item, Source
 FRAMES = ("all", "middle", "first")
 MAX_FRAMES = 1000  # of one file under "all"; a film has more, and hardly as many different ones
 N_AHEAD = 64
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 _lock = threading.Lock()  # threads wait for one parse of a file of many frames rather than each doing it
 
@@ -40,7 +41,7 @@ def described(
 
     What a manifest says goes first. Files that hold no image by their kind, such as reports, join `skipped`.
     """
-    if not any(map(_tells, source.items)):
+    if not any(tells(item.source) for item in source.items):
         return source
     dicom.warn_of_root(source)
     describe = partial(_described, source.root, fields, frames, allow_burned_in, clear_names)
@@ -57,17 +58,17 @@ def described(
     return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
 
 
-def _tells(item: Item) -> bool:
-    """Whether an item's file may say something of it."""
-    may_tell = images.may_be_dicom(item.source) or images.may_hold_frames(item.source)
-    return may_tell and not npz.names_part(item.source)
+def tells(source: str) -> bool:
+    """Whether the file of that name may say something of its items, and how many there are."""
+    may_tell = images.may_be_dicom(source) or images.may_hold_frames(source)
+    return may_tell and not npz.names_part(source)
 
 
 def _described(
     root: Path, fields: Sequence[str], frames: str, allow_burned_in: bool, clear_names: bool, item: Item
 ) -> list[Item]:
     """An item as its frames, with what its file says; none if the file is of a kind that holds no image."""
-    if not _tells(item):
+    if not tells(item.source):
         return [item]
     n_frames = 1
     if images.may_be_dicom(item.source):
@@ -98,7 +99,22 @@ def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]
             digest, file = _parsed(root / path, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
     except ImageError as error:
         raise type(error)(source, error.reason) from None
-    return b"%s#frame=%d" % (digest, number or 1), lambda least_side: images.pixels_of(file, source, least_side)
+    return _frame_bytes(digest, number or 1), lambda least_side: images.pixels_of(file, source, least_side)
+
+
+def file_digest(source: str, content: bytes) -> bytes | None:
+    """The SHA-256 of a frame's file, given the bytes that `read_image` gave; None for what is no frame."""
+    return content[:_DIGEST_BYTES] if images.split_frame(source)[1] else None
+
+
+def content_digest(source: str, file: bytes) -> bytes:
+    """The SHA-256 of the bytes that `read_image` gives for a frame or an only image, given that of its file."""
+    number = images.split_frame(source)[1]
+    return hashlib.sha256(_frame_bytes(file, number)).digest() if number else file
+
+
+def _frame_bytes(digest: bytes, number: int) -> bytes:
+    return b"%s#frame=%d" % (digest, number)
 
 
 @lru_cache(maxsize=2)
