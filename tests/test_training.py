@@ -17,12 +17,14 @@ from PIL import Image
 from athsearch._training_batches import augment, draw_triplets, tempered_batches
 from athsearch._training_images import divide
 from athsearch._training_run import RunFolder
+from athsearch.archive.archive import Archive
 from athsearch.data import Item, Source, open_source
 from athsearch.encoder import Encoder
 from athsearch.errors import CheckpointError, DeviceError, ModelError, SourceError
 from athsearch.evaluation import evaluate
 from athsearch.model.network import NETWORKS, DeeperATHNet
 from athsearch.training import EpochReport, StepReport, recipe_settings, train
+from conftest import Run
 
 SMALL = {"default": recipe_settings("default", size=64, bits=16, epochs=3, batch=8)}
 SMALL["paper"] = recipe_settings("paper", size=64, bits=12, epochs=3, batch=4)
@@ -139,6 +141,18 @@ def test_a_run_folder_refuses_another_run(folder: Path, tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be used .* delete it"):
         train(source, settings, run_dir=run_dir, device="cpu")
+
+
+def test_a_run_replaces_no_weights_but_its_own(folder: Path, tmp_path: Path, encoder: Encoder, run: Run) -> None:
+    Archive.create(tmp_path / "archive", encoder).close()
+    (tmp_path / "kept").mkdir()
+    encoder.save(tmp_path / "kept" / "weights.safetensors")
+    for name, words in (("archive", "is an archive"), ("kept", "no history of the run")):
+        there = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
+        error = run("train", folder, "--out", tmp_path / name, "--epochs", 1).error()
+        assert words in error
+        assert error.endswith("choose another folder")
+        assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()} == there
 
 
 def test_a_run_does_not_go_on_from_a_damaged_or_foreign_state(folder: Path, tmp_path: Path) -> None:

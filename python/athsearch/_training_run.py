@@ -23,7 +23,8 @@ State = dict[str, dict[str, Tensor]]  # group -> name -> tensor
 class RunFolder:
     """A folder with weights.safetensors, history.json, curves.png and, until the run ends, state.safetensors.
 
-    identity: what the run is made of, plain values; a folder that holds a run with another identity is refused.
+    identity: what the run is made of, plain values; a folder that holds a run with another identity is refused, and one
+    with weights that no run wrote there, an archive's above all, for they may be the only ones that make its codes.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -33,6 +34,12 @@ class RunFolder:
         self._state = path / "state.safetensors"
         self._path = path
         self._identity = json.loads(json.dumps(identity))
+        if (path / "catalogue.sqlite").exists():
+            raise CheckpointError(f"{path} is an archive, whose weights a run would replace; choose another folder")
+        if self.weights.exists() and not self.history.exists():
+            raise CheckpointError(
+                f"{path} holds weights and no history of the run that wrote them; choose another folder"
+            )
         path.mkdir(parents=True, exist_ok=True)
 
     def is_finished(self) -> bool:

@@ -107,8 +107,8 @@ def train(
 
     Raises SourceError for a source that cannot be trained on (no labels, one class, a class of one image, an empty
     split, fewer images than a batch of triplets, more than one image in twenty unusable); CheckpointError where run_dir
-    holds another run or an unusable file; DeviceError for a device that is not there; ModelError where the loss is no
-    longer a number; ValueError for a setting that names nothing known.
+    holds another run, weights of no run, an archive or an unusable file; DeviceError for a device that is not there;
+    ModelError where the loss is no longer a number; ValueError for a setting that names nothing known.
     """
     training_items, validation_items = divide(source, validation, settings)
     run = None
