@@ -127,6 +127,30 @@ def test_query_writes_a_contact_sheet(run: Run, archive: Path, images: Path, tmp
         assert len(np.unique(np.asarray(sheet.convert("L")))) > 100
 
 
+@pytest.mark.parametrize(
+    ("option", "path", "error"),
+    [
+        *((option, ".", ".: Is a directory") for option in ("--sheet", "--latex")),
+        *((option, "", ".: Is a directory") for option in ("--sheet", "--latex")),
+        *((option, "/", "/: Is a directory") for option in ("--sheet", "--latex")),
+        *((option, "gone/x.png", "gone/x.png: No such file or directory") for option in ("--sheet", "--latex")),
+        ("--plots", "file", "file: Not a directory"),
+        ("--plots", "file/plots/new", "file/plots/new: Not a directory"),
+    ],
+)
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    run: Run, archive: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    option: str, path: str, error: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Archive, "open", lambda *_: pytest.fail("the work was begun"))
+    asked = ("query", archive, "--id", 1) if option == "--sheet" else ("evaluate", archive, images)
+    outcome = run(*asked, option, path)
+    assert (outcome.status, outcome.error()) == (1, f"athsearch: {error}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_without_torch_a_sheet_has_no_overlays(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     # A package path that hides torch from the command, as on a machine that has none.

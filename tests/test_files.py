@@ -42,6 +42,29 @@ def test_a_file_stays_when_something_went_wrong(tmp_path: Path, error: BaseExcep
         assert (raised.value.filename, raised.value.strerror) == (str(path), os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (".", errno.EISDIR),
+        ("", errno.EISDIR),
+        ("/", errno.EISDIR),
+        ("folder", errno.EISDIR),
+        ("gone/file", errno.ENOENT),
+        ("file/file", errno.ENOTDIR),
+    ],
+)
+def test_where_no_file_can_be_the_block_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match=os.strerror(code)) as raised, replacing(Path(name)):
+        pytest.fail("entered")
+    assert (raised.value.errno, raised.value.filename) == (code, str(Path(name)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_results_come_in_order_and_not_far_ahead() -> None:
     started: list[int] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -22,11 +23,28 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def check_file(path: Path) -> None:
+    """Raises an OSError that names `path` where no file can be made there: it is a folder, or lies in none."""
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.is_dir():
+        code = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(path))
+
+
+def check_folder(path: Path) -> None:
+    """Raises NotADirectoryError, naming `path`, where no folder can be made there: it is a file, or lies below one."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder to write to. When the block ends it is flushed to disk and renamed to `path`,
     replacing what stood there; when the block raises it is removed and `path` is as it was. An OSError names a file.
     """
+    check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming(path):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..archive.archive import Archive
-from ..files import replacing
+from ..files import check_file, check_folder, replacing
 from .common import (
     ARCHIVE,
     device_option,
@@ -75,6 +75,10 @@ def evaluate(
         raise click.UsageError("--images goes with --near-duplicates")
     if plots is not None and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError("matplotlib is not installed", name="matplotlib")  # now, not after an hour
+    if plots is not None:
+        check_folder(plots)
+    if latex is not None:
+        check_file(latex)
     source = open_chosen(**open_options)
     if open_options["split"] is None and "test" in source.splits:
         source = source.split("test")

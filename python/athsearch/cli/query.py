@@ -15,7 +15,7 @@ from ..archive.searching import Hit
 from ..codes import Codes
 from ..data import locate, read_pixels
 from ..errors import ArchiveError, ImageError
-from ..files import replacing
+from ..files import check_file, replacing
 from ..index import INDEXES
 from ..index.reranking import DEFAULT_DEPTH, RERANKINGS
 from .common import (
@@ -99,6 +99,8 @@ def query(
         raise click.UsageError("--patient goes with IMAGE or --code; with --id the archive knows the patient")
     if rerank is None and depth is not None:
         raise click.UsageError("--depth goes with --rerank")
+    if sheet is not None:
+        check_file(sheet)
     if kind is not None and not getattr(INDEXES[kind], "is_exact", True):
         say(f"{kind} is approximate: it may miss cases")
     with Archive.open(archive_path, key_path, device) as archive:
