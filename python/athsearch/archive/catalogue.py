@@ -404,7 +404,7 @@ class Catalogue:
 
     def update(self, cases: Sequence[tuple[int, NewCase]]) -> None:
         """Gives cases, by id, the label, patient, study, split and record that they now come with. What is not said now
-        stays as it was: a patient who is not named this time must be found all the same when he withdraws.
+        stays as it was: a patient who is not named this time must be found all the same on withdrawal.
         """
         with self.transaction("IMMEDIATE"):
             self.execute_many(
