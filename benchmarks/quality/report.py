@@ -56,6 +56,19 @@ def summary(lines: list[Line], value: Value = hamming) -> str:
     return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
 
 
+def more(values: dict[int, float], ours: dict[int, float]) -> str:
+    """The mean difference of values by seed, over the seeds of both, ± its standard error."""
+    differences = [values[seed] - ours[seed] for seed in sorted(values.keys() & ours.keys())]
+    if len(differences) < 2:
+        return "-"
+    return f"{mean(differences):+.3f} ± {stdev(differences) / len(differences) ** 0.5:.3f}"
+
+
+def by_seed(lines: list[Line], value: Value = hamming) -> dict[int, float]:
+    """Of a method on one set."""
+    return {line["seed"]: value(line) for line in lines}
+
+
 def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield "| " + " | ".join(head) + " |"
@@ -68,10 +81,15 @@ def losses_table(lines: list[Line]) -> Iterator[str]:
     """Every method on every set: Hamming, and the other ways to rank in the mean over the sets."""
     lines = chosen(lines, few=False, bits=32)
 
+    def means_by_seed(method: str) -> dict[int, float]:
+        of_sets = [by_seed(chosen(lines, method=method, set=name)) for name in SETS]
+        return {seed: mean(values[seed] for values in of_sets) for seed in set.intersection(*map(set, of_sets))}
+
     def rows() -> Iterator[list[str]]:
         for name in ("chance", "majority"):
             of_sets = [chosen(lines, set=part)[:1] for part in SETS]
-            yield [name, *(summary(one, lambda line, name=name: line[name]["precision"]) for one in of_sets), *[""] * 5]
+            yield [name, *(summary(one, lambda line, name=name: line[name]["precision"]) for one in of_sets), *[""] * 6]
+        ours = means_by_seed("ours")
         for method in LOSS_METHODS:
             mine = chosen(lines, method=method)
             by_set = [chosen(mine, set=name) for name in SETS]
@@ -86,9 +104,11 @@ def losses_table(lines: list[Line]) -> Iterator[str]:
                 for part in by_set
             )
             seeds = "/".join(str(len(part)) for part in by_set)
+            means.insert(1, "" if method == "ours" else more(means_by_seed(method), ours))
             yield [method, *(summary(part) for part in by_set), *means, codes, seeds]
 
-    return table(["macro P@10", *SETS, "mean", "by float L2", "re-ranked", "distinct codes", "seeds"], rows())
+    head = ["macro P@10", *SETS, "mean", "more than ours", "by float L2", "re-ranked", "distinct codes", "seeds"]
+    return table(head, rows())
 
 
 def few_table(lines: list[Line]) -> Iterator[str]:
@@ -112,13 +132,7 @@ RAREST = ("teardrop", "microcyte", "macrocyte", "burr_cell")
 def ablations_table(lines: list[Line]) -> Iterator[str]:
     """Ours with one thing changed, and by how much that is more than ours with the same seeds."""
     lines = chosen(lines, few=False, bits=32, set="rbc12")
-    ours = {line["seed"]: line for line in chosen(lines, method="ours")}
-
-    def more(mine: list[Line], value: Value = hamming) -> str:
-        differences = [value(line) - hamming(ours[line["seed"]]) for line in mine if line["seed"] in ours]
-        if len(differences) < 2:
-            return "-"
-        return f"{mean(differences):+.3f} ± {stdev(differences) / len(differences) ** 0.5:.3f}"
+    ours = by_seed(chosen(lines, method="ours"))
 
     def alone(line: Line) -> float:
         return float(line["without_mirror_images"])
@@ -127,9 +141,11 @@ def ablations_table(lines: list[Line]) -> Iterator[str]:
         for method in ("ours", *ABLATIONS):
             mine = chosen(lines, method=method)
             reranked = summary(mine, lambda line: float(line["asymmetric"]))
-            yield [method, summary(mine), "" if method == "ours" else more(mine), reranked, str(len(mine))]
+            than_ours = "" if method == "ours" else more(by_seed(mine), ours)
+            yield [method, summary(mine), than_ours, reranked, str(len(mine))]
             if method == "ours":
-                yield ["codes without mirror images", summary(mine, alone), more(mine, alone), "-", str(len(mine))]
+                without = more(by_seed(mine, alone), ours)
+                yield ["codes without mirror images", summary(mine, alone), without, "-", str(len(mine))]
 
     return table(["macro P@10, rbc12", "Hamming", "more than ours", "re-ranked", "seeds"], rows())
 
