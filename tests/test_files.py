@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,34 @@ def test_where_no_file_can_be_the_block_is_not_entered(
         pytest.fail("entered")
     assert (raised.value.errno, raised.value.filename) == (code, str(Path(name)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_device_is_not_replaced_and_a_link_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"), replacing(tmp_path / "pipe"):
+        pytest.fail("entered")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file")
+    for text in ("first", "second"):
+        with replacing(tmp_path / "link") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "folder" / "file").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_threads_that_replace_a_file_leave_a_whole_one(tmp_path: Path) -> None:
+    path, texts = tmp_path / "file", [str(number) * 20_000 for number in range(4)]
+    path.write_text(texts[0])
+
+    def write(text: str) -> None:
+        for _ in range(20):
+            with replacing(path) as temporary:
+                temporary.write_text(text)
+            assert path.read_text() in texts
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_results_come_in_order_and_not_far_ahead() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +25,11 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raises an OSError that names `path` where no file can be made there: it is a folder, or lies in none."""
+    """Raises an OSError that names `path` where a folder or device is there, or no folder for it."""
     if not path.name or path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     if not path.parent.is_dir():
         code = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
         raise OSError(code, os.strerror(code), str(path))
@@ -42,10 +45,12 @@ def check_folder(path: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder to write to. When the block ends it is flushed to disk and renamed to `path`,
-    replacing what stood there; when the block raises it is removed and `path` is as it was. An OSError names a file.
+    replacing what stood there, or what a link there leads to; when the block raises it is removed and `path` is as it
+    was. Of threads and processes that write one path at a time, the last one's file stays. An OSError names a file.
     """
+    path = path.resolve() if path.is_symlink() else path
     check_file(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with naming(path):
             yield temporary

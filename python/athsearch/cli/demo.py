@@ -57,8 +57,11 @@ def demo(
     finally:
         for bar in bars:
             bar.close()
+    failed = list(dict.fromkeys([*failed, *report.failed]))
     if as_json:
-        print_json({"report": str(path), "timings_s": report.timings, "evaluation": report.evaluation.to_dict()})
+        unreadable = [{"source": name, "reason": reason} for name, reason in failed]
+        evaluation = report.evaluation.to_dict()
+        print_json({"report": str(path), "timings_s": report.timings, "evaluation": evaluation, "failed": unreadable})
         return
     report_failures(failed)
     click.echo(report.evaluation.table())

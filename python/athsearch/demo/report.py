@@ -32,7 +32,8 @@ class Report:
     """What the report shows.
 
     subject: what the images are. sheets: contact sheets by caption. curves: PNG of the training curves, or None.
-    timings: seconds by step. facts: further figures by name. commands: how to go on.
+    timings: seconds by step. facts: further figures by name. commands: how to go on. failed: (source, reason) of images
+    that could not be indexed or asked with; the page itself has their number alone, among the facts.
     """
 
     subject: str
@@ -42,6 +43,7 @@ class Report:
     timings: Mapping[str, float]
     facts: Mapping[str, str]
     commands: Sequence[str]
+    failed: Sequence[tuple[str, str]]
 
 
 def write_report(path: Path, report: Report) -> None:

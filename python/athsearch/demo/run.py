@@ -73,11 +73,14 @@ def demonstrate(
         archive = Archive.create(out / "archive", encoder)
     with archive:
         with timed("indexing"):
-            archive.add(learned, observe("indexing"))
+            failed = list(archive.add(learned, observe("indexing")).failed)
         with timed("encoding and scoring the queries"):
-            evaluation = evaluate_archive(archive, asked, progress=observe("encoding queries")).scores
-        timings["one query, image to hits (median)"] = _query_seconds(archive, asked)
-        sheets = {f"A query of class {item.label}": _sheet(archive, asked, item) for item in _examples(asked.items)}
+            evaluated = evaluate_archive(archive, asked, progress=observe("encoding queries"))
+        failed += evaluated.failed
+        evaluation, unreadable = evaluated.scores, {source for source, _ in evaluated.failed}
+        readable = [item for item in asked.items if item.source not in unreadable]
+        timings["one query, image to hits (median)"] = _query_seconds(archive, asked, readable)
+        sheets = {f"A query of class {item.label}": _sheet(archive, asked, item) for item in _examples(readable)}
     if is_trained:
         del timings["training"]
     took = "" if is_trained else f" in {timings['training']:.0f} s"
@@ -96,12 +99,14 @@ def demonstrate(
             "cases in the archive": f"{evaluation.n_cases:,}",
             "distinct codes among them": f"{evaluation.health.n_distinct_codes:,}",
             "bits of a code": str(encoder.bits),
+            "images that could not be used": f"{len(failed):,}",
         },
         commands=(
             f"athsearch train {images} --out run",
             f"athsearch index archive {images} --weights run/weights.safetensors",
             "athsearch query archive AN_IMAGE.png --sheet hits.png",
         ),
+        failed=failed,
     )
     path = out / "report.html"
     write_report(path, report)
@@ -133,12 +138,13 @@ def _examples(items: Sequence[Item]) -> list[Item]:
 def _sheet(archive: Archive, asked: Source, item: Item) -> Image.Image:
     pixels = asked.pixels(item)
     hits = archive.search(pixels, N_HITS, patient=item.patient)
-    return answer_sheet(archive.encoder, pixels, [f"query: {item.label}", item.source], hits, item.label)
+    lines = [f"query: {item.label}", *([] if item.hides_name else [item.source])]
+    return answer_sheet(archive.encoder, pixels, lines, hits, item.label, archive.places())
 
 
-def _query_seconds(archive: Archive, asked: Source) -> float:
+def _query_seconds(archive: Archive, asked: Source, items: Sequence[Item]) -> float:
     seconds = []
-    for item in asked.items[:20]:
+    for item in items[:20]:
         begin = time.perf_counter()
         archive.search(asked.pixels(item, archive.encoder.description.preprocessing.least_side), patient=item.patient)
         seconds.append(time.perf_counter() - begin)
