@@ -25,7 +25,7 @@ using athsearch::Queries;
 
 namespace {
 
-// athsearch.index hands over arrays of the right type, C-contiguous and aligned; they are read in place.
+// athsearch.index hands over arrays of the right type, C-contiguous and aligned; those of codes are read in place.
 using WordArray = py::array_t<uint64_t, py::array::c_style>;
 
 const uint64_t* checked_words(const WordArray& array, const char* what, size_t n_words) {
@@ -178,13 +178,16 @@ bool is_interrupted() {
   return has_raised;
 }
 
+// Queries are copied: they are read more than once, and the caller's may be written meanwhile.
 struct Arguments {
+  std::vector<uint64_t> words;
   Queries queries;
   Options options;
 
   Arguments(size_t n_words, uint64_t n_rows, const WordArray& query_words, const py::object& mask, unsigned threads,
             const std::string& kernel)
-      : queries{checked_words(query_words, "queries", n_words), static_cast<size_t>(query_words.shape(0))},
+      : words(checked_words(query_words, "queries", n_words), query_words.data() + query_words.size()),
+        queries{words.data(), static_cast<size_t>(query_words.shape(0))},
         options{&athsearch::select_kernel(kernel), nullptr, threads, is_interrupted} {
     if (mask.is_none()) return;
     mask_words = py::cast<WordArray>(mask);

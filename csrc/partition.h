@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -37,7 +38,8 @@ inline void copy_code(const uint64_t* from, size_t n_words, uint64_t* to) {
 }
 
 // Writes the codes to words [n_rows, n_words] and their rows to rows [n_rows], partition after partition, and returns
-// where each begins [n_partitions + 1]. partition_of(code) is below n_partitions. Throws Interrupted.
+// where each begins [n_partitions + 1]. partition_of(code) is below n_partitions. Throws Interrupted, and
+// std::invalid_argument where the codes were changed meanwhile so that they fall into other partitions.
 template <class PartitionOf>
 std::vector<uint64_t> partition(const Database& database, size_t n_partitions, PartitionOf partition_of,
                                 uint64_t* words, uint32_t* rows, unsigned threads, bool (*is_interrupted)()) {
@@ -71,12 +73,18 @@ std::vector<uint64_t> partition(const Database& database, size_t n_partitions, P
       place += std::exchange(places[task * n_partitions + number], place);
   }
   begins.push_back(place);
+  const std::vector<uint64_t> firsts = places;
+  const auto end_of = [&](size_t task, size_t number) {
+    return task + 1 < tasks.size() ? firsts[(task + 1) * n_partitions + number] : begins[number + 1];
+  };
 
   for_each_task(tasks.size(), threads, is_interrupted, [&](size_t task) {
     uint64_t* next = places.data() + task * n_partitions;
     for (uint64_t row = 0; row < tasks[task].n_rows; ++row) {
       const uint64_t* code = tasks[task].words + row * n_words;
-      const uint64_t to = next[partition_of(code)]++;
+      const size_t number = partition_of(code);
+      const uint64_t to = next[number]++;
+      if (to == end_of(task, number)) throw std::invalid_argument("the codes were changed while they were sorted");
       copy_code(code, n_words, words + to * n_words);
       rows[to] = static_cast<uint32_t>(tasks[task].first_row + row);
     }

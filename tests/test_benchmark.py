@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -22,6 +23,9 @@ def test_contenders_take_turns_on_the_same_codes() -> None:
     assert result["turns"] >= 3
     masked = measure(Case(64, 3000, 4, allowed_share=0.5), seconds=0.01)
     assert masked["seconds"].keys() == {"athsearch", "without mask"}
+    n_threads = faiss.omp_get_max_threads()
+    measure(Case(64, 5, 2, k=10, threads=n_threads + 1), seconds=0.01)
+    assert faiss.omp_get_max_threads() == n_threads
 
 
 def test_codes_are_the_same_every_time_and_of_their_kind() -> None:

@@ -58,6 +58,9 @@ def test_wrong_arrays_are_refused_with_what_was_expected() -> None:
     for make in (Codes.from_bits, Codes.from_logits, lambda packed: Codes.from_bytes(packed, 8)):
         with pytest.raises(TypeError, match="got list"):
             make([[1, 0]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="integer"):
+        Codes(np.zeros((1, 1), np.uint64), 64.0)  # type: ignore[arg-type]
+    assert type(Codes(np.zeros((1, 4), np.uint64), np.uint8(200)).bits) is int  # type: ignore[arg-type]
     for bits in (0, 4097):
         with pytest.raises(ValueError, match=f"1 to 4096, got {bits}"):
             Codes(np.zeros((1, 1), np.uint64), bits)

@@ -55,6 +55,37 @@ def test_the_guides_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["index"].n_codes == 1010
 
 
+def test_arrays_that_are_written_meanwhile_crash_nothing() -> None:
+    run("""
+rng = np.random.default_rng(0)
+asked, rows = np.zeros((12, 2), np.uint64), rng.integers(0, 2**64, (300_000, 1), np.uint64)
+written = [(array, rng.integers(0, 2**64, array.shape, np.uint64), array.copy()) for array in (asked, rows)]
+is_ended = False
+
+def write():
+    while not is_ended:
+        for array, other, own in written:
+            np.copyto(array, other)
+            np.copyto(array, own)
+
+writer = threading.Thread(target=write)
+writer.start()
+wide, queries = ath.FlatIndex(ath.Codes(rng.integers(0, 2**64, (1000, 2), np.uint64), 128)), ath.Codes(asked, 128)
+for _ in range(20_000):
+    wide.search(queries, 1, threads=1)
+n_refused = 0
+for kind in ["distinct", "mih"] * 4:
+    try:
+        ath.open_index(kind, ath.Codes(rows, 64))
+    except ValueError as error:
+        assert "changed while they were sorted" in str(error)
+        n_refused += 1
+is_ended = True
+writer.join()
+print(n_refused)
+""")
+
+
 def test_a_forked_child_searches_with_threads_of_its_own() -> None:
     out = run("""
 def fork_and_search(depth):

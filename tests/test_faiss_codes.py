@@ -132,6 +132,10 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         Codes.from_faiss(codes.to_faiss("hash"))
     with pytest.raises(TypeError, match=r"expected a faiss\.IndexBinary or the path of a file, got IndexFlatL2"):
         Codes.from_faiss(faiss.IndexFlatL2(8))
+    with pytest.raises(TypeError, match="expected Codes, got ndarray"):
+        write_faiss(path, codes.words)  # type: ignore[arg-type]
+    write_faiss(path, codes, list(range(50)))  # type: ignore[arg-type]
+    path.unlink()
     with pytest.raises(TypeError, match=r"ids must be int64 \[50\], got int32 \[50\]"):
         write_faiss(path, codes, np.arange(50, dtype=np.int32))  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):

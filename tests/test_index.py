@@ -397,6 +397,13 @@ def test_wrong_arguments_are_refused() -> None:
         open_index("distinct", codes, nprobe=3)
 
 
+@pytest.mark.parametrize("kind", ["flat", "distinct", "mih", "auto", "faiss-flat"])
+def test_segments_may_come_from_a_generator(kind: str) -> None:
+    codes = random_codes(9, 64, 10)
+    index = open_index(kind, (codes[start : start + 3] for start in (0, 3, 6)))  # type: ignore[arg-type]
+    assert answers(index.search(codes, 2)) == answers(FlatIndex(codes).search(codes, 2))
+
+
 def test_options_reach_the_index() -> None:
     codes = random_codes(9, 64, 12)
     assert answers(open_index("distinct", codes, threads=1).search(codes, 1)) == [[(row, 0)] for row in range(9)]

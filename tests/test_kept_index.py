@@ -109,7 +109,7 @@ def test_one_process_sees_the_index_that_another_builds(archive: Archive) -> Non
     assert archive.index_plan.kind == "flat"  # 8,000 codes are few
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "shape", "values"])
+@pytest.mark.parametrize("damage", ["missing", "short", "shape", "values", "header"])
 def test_a_damaged_index_is_named_and_can_be_built_anew(archive: Archive, damage: str, run: Run) -> None:
     archive.build_index("mih")
     truth = found(archive, 2, "flat")
@@ -119,6 +119,8 @@ def test_a_damaged_index_is_named_and_can_be_built_anew(archive: Archive, damage
         path.unlink()
     elif damage == "short":
         os.truncate(path, path.stat().st_size - 8)
+    elif damage == "header":
+        path.write_bytes(path.read_bytes().replace(b"}", b"|", 1))
     else:
         np.save(path, begins[:100] if damage == "shape" else np.full_like(begins, 2**32 - 1))
     with Archive.open(archive.path) as opened:

@@ -56,3 +56,12 @@ def test_mask_refuses_other_shapes_and_types() -> None:
         Mask.from_bools(np.zeros(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\[2\] for 65 rows"):
         Mask(np.zeros(1, np.uint64), 65)
+    with pytest.raises(ValueError, match="past the 3 there are"):
+        Mask(np.array([8], np.uint64), 3)
+    with pytest.raises(ValueError, match="negative"):
+        Mask(np.zeros(0, np.uint64), -5)
+    for rows in ([-1], [100]):
+        with pytest.raises(IndexError, match="from 0 to 99"):
+            Mask.from_rows(np.array(rows), 100)
+    with pytest.raises(TypeError, match="got bool"):
+        Mask.from_rows(np.ones(3, np.bool_), 3)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ class Codes:
     __slots__ = ("bits", "model_id", "words")
 
     def __init__(self, words: Words, bits: int, model_id: str | None = None) -> None:
+        bits = operator.index(bits)
         n_words = n_words_for(bits)
         if not isinstance(words, np.ndarray) or words.dtype != np.uint64:
             raise TypeError(f"words must be a uint64 array, got {_describe(words)}")
@@ -78,6 +80,7 @@ class Codes:
 
         Copies nothing where the rows are contiguous and whole 64-bit words.
         """
+        bits = operator.index(bits)
         n_words = n_words_for(bits)
         n_bytes = (bits + 7) // 8
         if (

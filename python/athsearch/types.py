@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -71,16 +72,22 @@ class Neighbors:
 class Mask:
     """Which rows may be returned: one bit a row.
 
-    words: uint64 [ceil(n_rows / 64)], row r at bit r % 64 of word r // 64.
+    words: uint64 [ceil(n_rows / 64)], row r at bit r % 64 of word r // 64. Raises ValueError for another type or shape,
+    or where bits past the last row are set.
     """
 
     __slots__ = ("n_rows", "words")
 
     def __init__(self, words: NDArray[np.uint64], n_rows: int) -> None:
+        n_rows = operator.index(n_rows)
+        if n_rows < 0:
+            raise ValueError(f"n_rows must not be negative, got {n_rows}")
         if words.dtype != np.uint64 or words.shape != ((n_rows + 63) // 64,):
             raise ValueError(
                 f"words must be uint64 [{(n_rows + 63) // 64}] for {n_rows} rows, got {words.dtype} {list(words.shape)}"
             )
+        if n_rows % 64 and int(words[-1]) >> n_rows % 64:
+            raise ValueError(f"words allow rows past the {n_rows} there are")
         self.words = words
         self.n_rows = n_rows
 
@@ -95,7 +102,16 @@ class Mask:
 
     @classmethod
     def from_rows(cls, rows: Ids, n_rows: int) -> Mask:
-        """rows: int64, from 0 to n_rows - 1: those that may be returned. Takes no more than one bit a row."""
+        """rows: int64, from 0 to n_rows - 1: those that may be returned. Takes no more than one bit a row.
+
+        Raises TypeError for other types, IndexError for a row that is not there.
+        """
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise TypeError(f"rows must be int64, got {rows.dtype}; Mask.from_bools takes bools")
+        if rows.size and not 0 <= rows.min() <= rows.max() < n_rows:
+            raise IndexError(f"rows must be from 0 to {n_rows - 1}, got {rows.min()} to {rows.max()}")
+        rows = rows.astype(np.int64)
         words = np.zeros((n_rows + 63) // 64, np.uint64)
         np.bitwise_or.at(words, rows // 64, np.uint64(1) << (rows % 64).astype(np.uint64))
         return cls(words, n_rows)

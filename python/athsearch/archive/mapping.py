@@ -6,6 +6,7 @@ import ctypes
 import math
 import mmap
 import os
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,10 @@ def map_npy(path: Path) -> AnyArray:
     with path.open("rb") as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{path}: not an .npy file of version 1.0")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        try:
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        except (SyntaxError, tokenize.TokenError, OverflowError, TypeError) as error:
+            raise ValueError(f"{path}: its header is damaged ({error})") from error
         offset, n_bytes = file.tell(), os.fstat(file.fileno()).st_size
         if is_fortran or dtype.hasobject or n_bytes != offset + math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path}: not a whole array in C order")

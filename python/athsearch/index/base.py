@@ -198,8 +198,9 @@ class ExactIndex(CheckedIndex):
     _searched: _scan.Segments | _scan.Sorted
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
-        super().__init__(codes, ids)
-        self._searched = _scan.Segments([segment.words for segment in checked_segments(codes)], self.bits)
+        segments = checked_segments(codes)
+        super().__init__(segments, ids)
+        self._searched = _scan.Segments([segment.words for segment in segments], self.bits)
 
     def _nearest(
         self, queries: Codes, k: int, mask: Mask | None, threads: int, count_ties: bool, with_codes: bool

@@ -28,8 +28,8 @@ class SortedIndex(ExactIndex):
         threads: int | None = None,
         form: SortedForm | None = None,
     ) -> None:
-        super().__init__(codes, ids)
         segments = checked_segments(codes)
+        super().__init__(segments, ids)
         if form is None:
             form = self.sort(segments, threads)
         if form.postings is not None and len(form.postings.rows) != form.n_rows:

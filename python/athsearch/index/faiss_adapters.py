@@ -49,8 +49,8 @@ class FaissIndex(CheckedIndex):
     takes_masks: ClassVar[bool] = False  # FAISS itself; otherwise all that it finds is fetched and then chosen from
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, **options: Any) -> None:
-        super().__init__(codes, ids)
         segments = checked_segments(codes)
+        super().__init__(segments, ids)
         self._index: Any = build(self.kind, segments[0] if len(segments) == 1 else concatenate(segments), **options)
 
     @property

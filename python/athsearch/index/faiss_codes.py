@@ -17,6 +17,7 @@ from ..codes import Codes
 from ..errors import FaissFileError
 from ..files import replacing
 from ..types import Ids
+from .base import check_type
 
 if TYPE_CHECKING:
     import faiss
@@ -130,6 +131,8 @@ def write_faiss(
     ids: int64 [n_codes], any: stored in an IndexBinaryIDMap2, so that FAISS answers with them; None: row numbers.
     kind, options: as for `Codes.to_faiss`. FAISS's files know neither a model nor a length that is no multiple of 8.
     """
+    check_type(codes)
+    ids = None if ids is None else np.asarray(ids)
     if ids is not None and (ids.dtype != np.int64 or ids.shape != (codes.n_codes,)):
         raise TypeError(f"ids must be int64 [{codes.n_codes}], got {ids.dtype} {list(ids.shape)}")
     index = build(kind, codes, ids, **options)

@@ -17,8 +17,8 @@ class FlatIndex(ExactIndex):
     """
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> None:
-        super().__init__(codes, ids)
         self._segments = checked_segments(codes)
+        super().__init__(self._segments, ids)
 
     def grown(self, codes: Codes | Sequence[Codes], ids: Ids | None = None) -> FlatIndex:
         """An index of these rows and, after them, those of `codes`; this one stays as it is, for searches under way.

@@ -32,8 +32,8 @@ class GpuIndex(CheckedIndex):
             raise DeviceError(f"no index of kind gpu: {reason}; kind flat searches on the CPU")
         from .. import _cuda
 
-        super().__init__(codes, ids)
         self._segments = checked_segments(codes)
+        super().__init__(self._segments, ids)
         self._first_rows = np.cumsum([0, *map(len, self._segments)])
         self._database = _cuda.Database(self._n_codes, self._like.n_words, device)
         for segment in self._segments:
