@@ -23,6 +23,7 @@ from athsearch.evaluation import evaluate_archive
 from athsearch.evaluation.near import SIDE, find_near_duplicates, perceptual_bits
 from athsearch.recipes import recipe_settings
 from conftest import Run, draw_image
+from dicom_files import dicom
 
 N_TRAIN, N_TEST = 94, 26
 
@@ -100,6 +101,23 @@ def test_images_that_cannot_be_read_are_counted_not_passed_over(
     assert found.line().endswith("none found among 26 queries and 92 cases; 0 queries and 2 cases could not be read.")
     nothing = find_near_duplicates(indexed, source.split("test"), images=tmp_path / "nowhere")
     assert (nothing.n_cases_compared, nothing.n_cases_unread) == (0, N_TRAIN)
+
+
+def test_near_duplicates_of_hidden_files_have_the_names_the_archive_has(tmp_path: Path, encoder: Encoder) -> None:
+    for folder, name, instance in (("cases", "MEIER_HANS", "1.2.3"), ("asked", "q", "1.2.4"), ("asked", "us", "1.2.5")):
+        path = tmp_path / folder / "mr" / f"{name}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        burned_in = "YES" if name == "us" else "NO"
+        pixels = draw_image(1)[..., 0].copy()
+        path.write_bytes(dicom(pixels, SOPInstanceUID=instance, BurnedInAnnotation=burned_in))
+    done: list[tuple[int, int]] = []
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(open_source(tmp_path / "cases"))
+        found = find_near_duplicates(archive, open_source(tmp_path / "asked"), progress=lambda *at: done.append(at))
+        assert [(pair.query, pair.case) for pair in found.pairs] == [("mr/q.dcm", archive.case(1).source)]
+    assert (found.n_queries_compared, found.n_queries_unread) == (1, 1)
+    assert done[-1] == (3, 3)
+    assert "MEIER" not in str(found)
 
 
 def plain_transform(picture: NDArray[np.uint8]) -> list[bool]:

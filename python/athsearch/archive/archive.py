@@ -491,7 +491,8 @@ class Archive:
         patient: str | None = None,
     ) -> int:
         """Takes cases out of every search from now on, all or none. Their ids never return, nor do their images when
-        they are added again. Their codes and records stay in the files, marked as deleted, until `compact`.
+        they are added again by the same `Item.source`. Their codes and records stay in the files, marked as deleted,
+        until `compact`.
 
         Which: as for `find`, with its errors. Returns how many. Raises ArchiveLocked, too.
         """

@@ -101,6 +101,8 @@ def verify(
         elif contents.lacks_segments and FILE_NAME.fullmatch(name.removeprefix("segments/")):
             leftovers.remove(name)
             problems.append(Problem(name, "nobody lists it: the row of its segment may be one that is damaged"))
+    told.add(told.n_all)  # files that hold nothing to check, such as the lock, are done too
+    told.tell()
     problems = _still_there(path, problems, contents)
     return VerifyReport(
         *(contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases),

@@ -20,8 +20,8 @@ def compact(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
     segments into large ones.
 
     Searches go on meanwhile, also in other processes. Ids stay as they are. So that a deleted image does not come back
-    when its file is added again, a digest of it is kept that says nothing without the key. Needs the key if cases were
-    deleted, and space for the files once more.
+    when its file is added again, at the same path, a digest of it is kept that says nothing without the key. Needs the
+    key if cases were deleted, and space for the files once more.
 
     \b
     Example:

@@ -34,8 +34,8 @@ def delete(
     key_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Take cases out of every search of ARCHIVE, for good: their ids never return, nor do their images when they are
-    added again.
+    """Take cases out of every search of ARCHIVE, for good: their ids never return, nor do their images when the same
+    files are added again. A copy under another path below SOURCE is a new image: who must not return is left out there.
 
     Their codes and records stay in the files until `athsearch compact ARCHIVE`. Says how many, and asks before it
     deletes; where there is no terminal to ask on, --yes is needed.

@@ -71,10 +71,10 @@ def index(
 
     SOURCE is a folder (class/file or split/class/file), a CSV manifest (path, label, patient, ...), a MedMNIST .npz, a
     DICOMDIR or one image. DICOM files tell patient and study, which are stored as pseudonyms, as their names are. What
-    is there already is recognised by its content, so an interrupted run goes on where it stopped, and a run every night
-    does only the new work: a file whose size and times are as they were is not even read. A file that was changed
-    becomes a new case in the place of the former one. An image that cannot be read is reported, tried again the next
-    time, listed by `athsearch info` until then, and never stops the run.
+    is there already is recognised by its path below SOURCE and its content, so an interrupted run goes on where it
+    stopped, and a run every night does only the new work: a file whose size and times are as they were is not even
+    read. A file that was changed becomes a new case in the place of the former one. An image that cannot be read is
+    reported, tried again the next time, listed by `athsearch info` until then, and never stops the run.
 
     A SOURCE that ends in .npy holds ready-made codes: uint64 [n, n_words] or uint8 [n, n_bytes], bit 0 lowest in the
     first; one that ends in .faiss is a FAISS binary index, whose ids are not kept. All of them are added or none. They
@@ -144,6 +144,10 @@ def index(
         if report.n_differing:
             done = "that is stored now" if update_records else "what was stored stands (see --update-records)"
             say(f"  {report.n_differing:,} of those there already come with another label, patient or record; {done}")
+        if n_unlabelled := sum(item.label is None for item in source.items):
+            say(
+                f"  {n_unlabelled:,} of {len(source):,} images come without a label, or with one that names the patient"
+            )
         if stored := sorted({name for item in source.items for name in item.record}):
             path = "" if all(item.hides_name for item in source.items) else "path, "
             say(f"  stored with each case, as they are: {path}{', '.join(stored)}; leave out what names people")

@@ -53,7 +53,8 @@ def evaluate_archive(
             raise SourceError(f"{source.root}: {item.source} has no label to score answers by")
     counts = archive.counts()  # asked first: an archive of ready-made codes may be too big to be read for nothing
     if None in counts or not counts:
-        raise ArchiveError(f"{archive.path}: scoring needs cases, all of them with labels")
+        n_unlabelled = f"{counts.get(None, 0):,} of {archive.n_cases:,} have none"
+        raise ArchiveError(f"{archive.path}: scoring needs cases, all of them with labels; {n_unlabelled}")
     database = archive.database()
     queries = archive.encode_queries(source, progress)
     if not queries.items:

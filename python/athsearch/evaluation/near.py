@@ -49,7 +49,9 @@ N_PICTURES = 4096  # worked on at a time
 SHAPE = Preprocessing(size=2 * SIDE, fit="stretch")
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
-Place: TypeAlias = tuple[Path | None, str | None]  # root and source
+Place: TypeAlias = tuple[
+    str, Path | str | None, str | None
+]  # what an image is called; root and source, where there is one
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,17 @@ def find_near_duplicates(
             progress(n_done, max(n_done, n_cases + len(source)))
 
     cases = _Looks(_places(archive, images), advance)
-    queries = _Looks(((source.root, item.source) for item in source.items if item.refusal is None), advance)
+    queries = _Looks(
+        ((item.source, None if item.refusal else source.root, item.source) for item in source.items), advance
+    )
     found = list(_matches(queries, cases))
     return NearDuplicates(
         n_queries=len(found),
-        n_queries_compared=len(queries.sources),
+        n_queries_compared=len(queries.names),
         n_queries_unread=queries.n_unread,
-        n_cases_compared=len(cases.sources),
+        n_cases_compared=len(cases.names),
         n_cases_unread=cases.n_unread,
-        pairs=tuple(Pair(queries.sources[query], cases.sources[case]) for query, case in found[:N_PAIRS]),
+        pairs=tuple(Pair(queries.names[query], cases.names[case]) for query, case in found[:N_PAIRS]),
     )
 
 
@@ -119,7 +123,7 @@ class _Looks:
     """
 
     def __init__(self, places: Iterator[Place], advance: Callable[[], None]) -> None:
-        self.sources: list[str] = []
+        self.names: list[str] = []
         self.digests: list[bytes] = []
         self.n_unread = 0
         pictures = []
@@ -128,8 +132,8 @@ class _Looks:
                 if look is None:
                     self.n_unread += 1
                 else:
-                    source, digest, picture = look
-                    self.sources.append(source)
+                    name, digest, picture = look
+                    self.names.append(name)
                     self.digests.append(digest)
                     pictures.append(picture)
                 advance()
@@ -206,14 +210,14 @@ def _places(archive: Archive, images: Path | None) -> Iterator[Place]:
         try:
             case = archive.case(id)
         except KeyError:  # deleted meanwhile
-            yield None, None
-        else:
-            yield (None, None) if case.source is None else place(case)
+            yield "", None, None
+        else:  # its name is the archive's, which may be a pseudonym: the place names the file
+            yield (case.source, *place(case)) if case.source is not None else ("", None, None)
 
 
 def _look(place: Place) -> tuple[str, bytes, NDArray[np.uint8]] | None:
-    """The source, the digest of the bytes and the grey picture of an image; None where it cannot be read."""
-    root, source = place
+    """The name, the digest of the bytes and the grey picture of an image; None where it cannot be read."""
+    name, root, source = place
     if root is None or source is None:
         return None
     try:
@@ -222,4 +226,4 @@ def _look(place: Place) -> tuple[str, bytes, NDArray[np.uint8]] | None:
     except ImageError:
         return None
     grey = (square.astype(np.float32) @ LUMINANCE).reshape(SIDE, 2, SIDE, 2).mean(axis=(1, 3))
-    return source, hashlib.sha256(content).digest(), (grey + 0.5).astype(np.uint8)
+    return name, hashlib.sha256(content).digest(), (grey + 0.5).astype(np.uint8)
