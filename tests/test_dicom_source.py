@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.fileset import FileSet
 
 from athsearch.archive.archive import Archive
@@ -82,6 +83,38 @@ def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
     assert [item.patient for item in open_source(tmp_path / "cases.csv").items] == ["manifest", "header"]
     pattern = open_source(tmp_path, patient_pattern=r"(.+)\.dcm")
     assert [item.patient for item in pattern.items] == ["header", "header"]
+
+
+def test_a_manifest_may_name_single_frames(tmp_path: Path, encoder: Encoder) -> None:
+    put(tmp_path / "MEIER_ANNA.dcm", 0, 3, PatientID="Meier7", Modality="US", BurnedInAnnotation="YES")
+    put(tmp_path / "SCHULZ", 1, PatientID="Schulz8")
+    rows = "path,label\nMEIER_ANNA.dcm#frame=2,x\nMEIER_ANNA.dcm#frame=3,meier_anna\nSCHULZ#frame=1,y\n"
+    (tmp_path / "cases.csv").write_text(rows)
+    source = open_source(tmp_path / "cases.csv", frames="first", fields=["Modality"])
+    assert [(item.source, item.label, item.patient, item.study, item.hides_name) for item in source.items] == [
+        ("MEIER_ANNA.dcm#frame=2", "x", "Meier7", "1.2.3.4", True),
+        ("MEIER_ANNA.dcm#frame=3", None, "Meier7", "1.2.3.4", True),
+        ("SCHULZ#frame=1", "y", "Schulz8", "1.2.3.4", True),
+    ]
+    assert [item.record for item in source.items] == [{"Modality": "US"}, {"Modality": "US"}, {"Modality": "CT"}]
+    assert [item.refusal is not None for item in source.items] == [True, True, False]
+    allowed = open_source(tmp_path / "cases.csv", allow_burned_in=True)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert len(archive.add(source).failed) == 2
+        assert archive.add(allowed).n_added == 2
+        assert archive.add(allowed).n_present == 3
+    kept = bytes_of(tmp_path / "archive")
+    assert not any(secret in kept.lower() for secret in (b"meier", b"anna", b"schulz"))
+
+
+@pytest.mark.parametrize("rows", [("a.dcm", "a.dcm#frame=2"), ("b#frame=1", "b"), ("c.tif#frame=1", "c.tif")])
+def test_an_image_that_is_named_by_itself_and_with_its_file_is_an_error(tmp_path: Path, rows: tuple[str, str]) -> None:
+    put(tmp_path / "a.dcm", 0, 3)
+    put(tmp_path / "b")
+    Image.fromarray(draw_image(0)).save(tmp_path / "c.tif")
+    (tmp_path / "cases.csv").write_text("\n".join(["path,label", *(f"{row},x" for row in rows)]))
+    with pytest.raises(SourceError, match=r"is named twice, by itself and with its file"):
+        open_source(tmp_path / "cases.csv")
 
 
 @pytest.mark.parametrize(
@@ -322,6 +355,9 @@ def test_commands_work_on_dicom(tmp_path: Path, pacs: Path, encoder: Encoder, ru
     assert query.status == 0, query.err
     assert len(query.json()["hits"]) == 5  # type: ignore[index]  # without the two of the query's own patient
     assert (tmp_path / "hits.png").stat().st_size > 1000
+    put(tmp_path / "new.dcm", 0, 2, PatientID="Meier0")
+    framed = run("query", tmp_path / "archive", f"{tmp_path}/new.dcm#frame=1", "--json")
+    assert len(framed.json()["hits"]) == 5  # type: ignore[index]
     scored = run("evaluate", tmp_path / "archive", pacs, "--resamples", "0", "-k", "3", "--near-duplicates", "--json")
     assert scored.status == 0, scored.err
     assert scored.json()["leaks"]["near_duplicates"]["n_cases_unread"] == 0  # type: ignore[index]

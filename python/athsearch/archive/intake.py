@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..codes import Codes, concatenate
-from ..data import Item, Source, frames, split_frame
+from ..data import Item, Source, frames
 from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
@@ -253,7 +253,7 @@ def new_case(item: Item, content: bytes, key: PatientKey | None, stamp: str | No
 
 
 def _may_hold_others(item: Item) -> bool:
-    return frames.tells(split_frame(item.path or item.source)[0])
+    return frames.tells(item.path or item.source)
 
 
 def _differs(known: KnownCase, case: NewCase) -> bool:

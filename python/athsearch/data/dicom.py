@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import images
 from ..errors import ImageError, SourceError
-from .source import Item, Source, Value
+from .source import Item, Source, Value, file_of
 
 if TYPE_CHECKING:
     from ..images.dicom_header import Header
@@ -72,7 +72,8 @@ def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
 
 def warn_of_root(source: Source) -> None:
     """A UserWarning where the path of the source's root tells of whom its first DICOM file is."""
-    file = next((item.source for item in source.items if images.may_be_dicom(item.source)), None)
+    files = (images.split_frame(item.source)[0] for item in source.items)
+    file = next(filter(images.may_be_dicom, files), None)
     header = None if file is None else _header(source.root / file)
     if header is not None and any(_tells_who(part, header) for part in source.root.parts):
         warnings.warn(
@@ -93,7 +94,7 @@ def describe(
     from ..images.dicom_frames import frame_count
 
     item = replace(item, hides_name=not clear_names)
-    header = _header(root / item.source, fields)
+    header = _header(file_of(root, item.source), fields)
     if header is None:
         return item, 1  # reading it will tell
     n_frames = frame_count(header)

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from .. import images
-from ..errors import ImageError
+from ..errors import ImageError, SourceError
 from ..parallel import map_ahead
 from ..types import Pixels
 from . import dicom, npz
@@ -55,30 +55,46 @@ def described(
             skipped.append(item.source)
         if progress and (number % 100 == 0 or number == len(source.items)):
             progress(number, len(source.items))
+    _check_distinct(source.root, found)
     return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
 
 
+def _check_distinct(root: Path, items: Sequence[Item]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        image = item.source.removesuffix("#frame=1")  # which a file of one image may be named by, too
+        if image in seen:
+            raise SourceError(f"{root}: {item.source} is named twice, by itself and with its file: leave out one")
+        seen.add(image)
+
+
 def tells(source: str) -> bool:
-    """Whether the file of that name may say something of its items, and how many there are."""
-    may_tell = images.may_be_dicom(source) or images.may_hold_frames(source)
-    return may_tell and not npz.names_part(source)
+    """Whether the file of that source may say something of its items, and how many there are."""
+    path, _ = images.split_frame(source)
+    may_tell = images.may_be_dicom(path) or images.may_hold_frames(path)
+    return may_tell and not npz.names_part(path)
 
 
 def _described(
     root: Path, fields: Sequence[str], frames: str, allow_burned_in: bool, clear_names: bool, item: Item
 ) -> list[Item]:
-    """An item as its frames, with what its file says; none if the file is of a kind that holds no image."""
+    """An item as its frames, or as the one it names, with what its file says; none if that is of a kind that holds no
+    image.
+    """
     if not tells(item.source):
         return [item]
+    path, number = images.split_frame(item.source)
     n_frames = 1
-    if images.may_be_dicom(item.source):
+    if images.may_be_dicom(path):
         described = dicom.describe(root, fields, allow_burned_in, clear_names, item)
         if described is None:
             return []
         item, n_frames = described
-    else:
+    elif number is None:
         with contextlib.suppress(OSError, ValueError, ImageError, ModuleNotFoundError):  # reading it will tell
-            n_frames = images.frame_count(root / item.source)
+            n_frames = images.frame_count(root / path)
+    if number is not None:
+        return [item]
     if n_frames == 1 or (frames == "all" and n_frames > MAX_FRAMES):
         cure = f"more than {MAX_FRAMES:,} frames in one file: frames='middle' (--frames middle) takes one"
         return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
