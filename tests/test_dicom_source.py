@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -134,13 +135,71 @@ def test_a_folder_named_like_the_patient_or_the_examination_is_no_class(
     assert open_source(tmp_path).items[0].label == label
 
 
-def test_a_source_named_like_its_patient_is_warned_of(tmp_path: Path) -> None:
-    put(tmp_path / "Meier_Anna/1/a.dcm", PatientName="Meier^Anna")
-    with pytest.warns(UserWarning, match="tells a patient or an examination"):
+@pytest.mark.parametrize(
+    ("folder", "name", "charset"),
+    [
+        (unicodedata.normalize("NFD", "Müller"), "Müller^Anna", "ISO_IR 192"),
+        (unicodedata.normalize("NFC", "Müller"), unicodedata.normalize("NFD", "Müller^Anna"), "ISO_IR 192"),
+        ("muller_anna", "Müller^Anna", "ISO_IR 100"),
+        ("山田太郎", "Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"]),
+        ("山田", "Yamada^Tarou=山田^太郎=やまだ^たろう", ["", "ISO 2022 IR 87"]),
+        ("山田 太郎", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", ["ISO 2022 IR 13", "ISO 2022 IR 87"]),
+        ("ヤマダ", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", ["ISO 2022 IR 13", "ISO 2022 IR 87"]),
+        ("山田花子", "Yamada^Hanako=山田^花子", "ISO_IR 192"),
+        ("김희중", "Hong^Gildong=金^希中=김^희중", ["", "ISO 2022 IR 149"]),
+        ("金希中", "Hong^Gildong=金^希中=김^희중", ["", "ISO 2022 IR 149"]),
+        ("张_小东", "Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab", ["", "ISO 2022 IR 58"]),
+        ("王小东", "Wang^XiaoDong=王^小东", "GB18030"),
+        ("Петров", "Петров^Пётр", "ISO_IR 144"),
+        ("Петров", "Петров^Пётр", "ISO 2022 IR 144"),
+        ("Διονυσιος", "Διονυσιος", ["", "ISO 2022 IR 126"]),
+        ("min_lee", "Lee^Min", None),
+        ("Li-Wang", "Wang^Li", None),
+        ("min_j_lee", "Lee^Min^J", None),
+        ("schulz", "Meier-Schulz^Al", None),
+    ],
+)  # fmt: skip
+def test_names_are_told_from_folders_however_they_are_written(
+    tmp_path: Path, folder: str, name: str, charset: str | list[str] | None
+) -> None:
+    put(tmp_path / folder / "a.dcm", PatientName=name, SpecificCharacterSet=charset)
+    put(tmp_path / "lee_normal" / "b.dcm", PatientName=name, SpecificCharacterSet=charset)
+    assert [item.label for item in open_source(tmp_path).items if item.label != "lee_normal"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("02.01.1940", None), ("01-02-1940", None), ("x02011940", None), ("19400102", None), ("31.01.2024", None),
+        ("01.03.1940", "01.03.1940"), ("1940", "1940"),
+    ],
+)  # fmt: skip
+def test_dates_are_told_from_folders_in_any_order(tmp_path: Path, folder: str, label: str | None) -> None:
+    put(tmp_path / folder / "a.dcm", PatientBirthDate="19400102", StudyDate="20240131")
+    assert open_source(tmp_path).items[0].label == label
+
+
+def test_patients_whose_numbers_make_no_sense_are_told_apart(tmp_path: Path) -> None:
+    for number, raw in enumerate((b"A\x1b$B\xff\xfe", b"A\x1b$B\xff\xfd", b"A\x1b%G", b"A\xff ", b"A\xfe ")):
+        content = put(tmp_path / f"{number}.dcm", PatientID="#" * len(raw)).read_bytes()
+        (tmp_path / f"{number}.dcm").write_bytes(content.replace(b"#" * len(raw), raw, 1))
+        put(tmp_path / f"other/{number}.dcm", PatientID="A")
+    assert len({item.patient for item in open_source(tmp_path).items}) == 6
+
+
+def test_a_source_named_like_a_patient_is_warned_of_once(tmp_path: Path) -> None:
+    put(tmp_path / "Meier_Anna/1/a.dcm", PatientID="QC", PatientName="Phantom")
+    put(tmp_path / "Meier_Anna/1/b.dcm", PatientName="Meier^Anna")
+    put(tmp_path / "Meier_Anna/1/c.dcm", PatientName="Meier^Anna")
+    with pytest.warns(UserWarning, match="tells a patient or an examination") as warned:
         open_source(tmp_path / "Meier_Anna/1")
+    assert [os.path.basename(warning.filename) for warning in warned] == ["test_dicom_source.py"]
+    (tmp_path / "Meier_Anna/1/cases.csv").write_text("path,label\na.dcm,x\nb.dcm#frame=1,x\n")
+    with pytest.warns(UserWarning, match="tells a patient or an examination"):
+        open_source(tmp_path / "Meier_Anna/1/cases.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert open_source(tmp_path).items[0].label is None
+        assert [item.label for item in open_source(tmp_path).items] == ["Meier_Anna", None, None]
 
 
 def test_frames_are_items(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ Nothing else of a header is kept. A header that cannot be read changes nothing: 
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,15 +44,11 @@ _NUMBERS = ("InstanceNumber", "SeriesNumber")
 _CHARSET, _CLASS, _MODALITY = 0x00080005, 0x00080016, 0x00080060
 _NAME, _PATIENT, _ISSUER, _STUDY = 0x00100010, 0x00100020, 0x00100021, 0x0020000D
 _N_FRAMES, _ROWS, _BURNED_IN = 0x00280008, 0x00280010, 0x00280301
-_TELLING = (
-    _PATIENT,
-    _STUDY,
-    0x0020000E,
-    0x00080050,
-    0x00080020,
-    0x00100030,
-)  # series, accession, dates of study, birth
+_DATES = (0x00080020, 0x00100030)  # of study, birth
+_TELLING = (_PATIENT, _STUDY, 0x0020000E, 0x00080050, *_DATES)  # series, accession
 _TAGS = (_CHARSET, _CLASS, _MODALITY, _NAME, _ISSUER, _N_FRAMES, _ROWS, _BURNED_IN, *_TELLING)
+
+_DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})").fullmatch  # year, month, day
 
 _SCREENS = ("US", "IVUS", "XC", "OT", "SC")  # modalities whose images are often copies of a screen, with its texts
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those below it
@@ -70,24 +68,21 @@ def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(known[name.casefold()] for name in names))
 
 
-def warn_of_root(source: Source) -> None:
-    """A UserWarning where the path of the source's root tells of whom its first DICOM file is."""
-    files = (images.split_frame(item.source)[0] for item in source.items)
-    file = next(filter(images.may_be_dicom, files), None)
-    header = None if file is None else _header(source.root / file)
-    if header is not None and any(_tells_who(part, header) for part in source.root.parts):
-        warnings.warn(
-            f"{source.root}: this path tells a patient or an examination, and an archive stores it as it is: choose a "
-            "folder above it",
-            UserWarning,
-            stacklevel=4,  # who called open_source
-        )
+def warn_of_root(root: Path) -> None:
+    """A UserWarning that the path of a source's root tells of whom one of its files is."""
+    warnings.warn(
+        f"{root}: this path tells a patient or an examination, and an archive stores it as it is: choose a folder "
+        "above it",
+        UserWarning,
+        stacklevel=4,  # who called open_source
+    )
 
 
 def describe(
     root: Path, fields: Sequence[str], allow_burned_in: bool, clear_names: bool, item: Item
-) -> tuple[Item, int] | None:
-    """An item that may be DICOM with what its file says, and how many frames that has; see `open_source`.
+) -> tuple[Item | None, int, bool]:
+    """An item that may be DICOM with what its file says, how many frames that has, and whether the root's path tells of
+    whom it is; see `open_source`.
 
     What the item says goes first. None if the file is of a kind that holds no image, such as reports.
     """
@@ -96,16 +91,18 @@ def describe(
     item = replace(item, hides_name=not clear_names)
     header = _header(file_of(root, item.source), fields)
     if header is None:
-        return item, 1  # reading it will tell
+        return item, 1, False  # reading it will tell
     n_frames = frame_count(header)
+    told = _Told(header)
+    tells_root = any(map(told.are_in, root.parts))
     kind = header.text(_CLASS) or ""
     if kind.startswith(_NO_IMAGES) and _ROWS not in header:
-        return None
+        return None, 0, tells_root
     patient, issuer = header.text(_PATIENT), header.text(_ISSUER)
     record = {name: value for name in fields if (value := _field(header, name)) is not None}
     item = replace(
         item,
-        label=None if _tells_who(item.label, header) else item.label,
+        label=None if item.label and told.are_in(item.label) else item.label,
         patient=item.patient or (f"{patient}^^^{issuer}" if patient and issuer else patient),
         study=item.study or header.text(_STUDY),
         record={**record, **item.record},
@@ -113,7 +110,7 @@ def describe(
     if not allow_burned_in:
         reason = _burned_in(header.text(_BURNED_IN), header.text(_MODALITY), kind)
         item = replace(item, refusal=reason)
-    return item, n_frames
+    return item, n_frames, tells_root
 
 
 def _header(path: Path, fields: Sequence[str] = ()) -> Header | None:
@@ -137,21 +134,37 @@ def _field(header: Header, name: str) -> Value | None:
     return value if value and value.isprintable() else None
 
 
-def _tells_who(label: str | None, header: Header | None) -> bool:
-    """Whether a label, or a folder's name, is the patient's number, name or birthday, or number, UID or date of the
-    examination: exports often have a folder for each.
+class _Told:
+    """What tells of whom a file is: the patient's number, name and birthday, number, UIDs and date of the examination.
 
-    Blanks, signs and capitals aside. Single characters do not count, and within a longer label four are needed.
+    Exports often have a folder for each. Blanks, signs, accents and capitals aside; dates in the usual orders too.
     """
 
-    def plain(text: str | None) -> str:
-        return "".join(filter(str.isalnum, text or "")).casefold()
+    def __init__(self, header: Header) -> None:
+        name = header.text(_NAME) or ""
+        texts = [*map(header.text, _TELLING), name, *name.split("="), *re.split(r"[\^= ]", name)]
+        plain = {"".join(_words(text)) for text in texts if text}
+        dates = [match.groups() for text in map(header.text, _DATES) if (match := _DATE("".join(_words(text or ""))))]
+        turned = {text for year, month, day in dates for text in (day + month + year, month + day + year)}
+        self._texts = plain | turned
+        self._name = frozenset(_words(name))
 
-    if header is None:
-        return False
-    shown, name = plain(label), header.text(_NAME)
-    told = [*map(header.text, _TELLING), name, *re.split(r"[\^= ]", name or "")]
-    return any((len(part) > 1 and part == shown) or (len(part) > 3 and part in shown) for part in map(plain, told))
+    def are_in(self, text: str) -> bool:
+        """Whether a label, or a folder's name, is one of these or consists of parts of the name.
+
+        Single characters do not count, and within a longer label four are needed.
+        """
+        words = _words(text)
+        shown = "".join(words)
+        is_named = any(told == shown or (len(told) > 3 and told in shown) for told in self._texts)
+        return len(shown) > 1 and (is_named or self._name.issuperset(words))
+
+
+@lru_cache(maxsize=1000)  # the files of a folder have most of them in common
+def _words(text: str) -> tuple[str, ...]:
+    """Letters and digits as they come together, without accents and capitals, for one name is written in many ways."""
+    parts = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return tuple(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", parts).casefold()))
 
 
 def patient_of(path: str | Path) -> str | None:
@@ -159,8 +172,8 @@ def patient_of(path: str | Path) -> str | None:
     whole = Path(images.split_frame(str(path))[0])
     if not images.may_be_dicom(whole.name):
         return None
-    described = describe(whole.parent, (), True, True, Item(whole.name))
-    return described[0].patient if described else None
+    item, _, _ = describe(whole.parent, (), True, True, Item(whole.name))
+    return item.patient if item else None
 
 
 def _burned_in(said: str | None, modality: str | None, kind: str) -> str | None:

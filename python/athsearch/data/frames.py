@@ -43,19 +43,22 @@ def described(
     """
     if not any(tells(item.source) for item in source.items):
         return source
-    dicom.warn_of_root(source)
     describe = partial(_described, source.root, fields, frames, allow_burned_in, clear_names)
     found: list[Item] = []
     skipped: list[str] = []
-    for number, (item, parts) in enumerate(
+    tells_root = False
+    for number, (item, (parts, tells_this)) in enumerate(
         zip(source.items, map_ahead(describe, source.items, N_AHEAD), strict=True), 1
     ):
         found.extend(parts)
+        tells_root |= tells_this
         if not parts:
             skipped.append(item.source)
         if progress and (number % 100 == 0 or number == len(source.items)):
             progress(number, len(source.items))
     _check_distinct(source.root, found)
+    if tells_root:
+        dicom.warn_of_root(source.root)
     return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
 
 
@@ -77,29 +80,29 @@ def tells(source: str) -> bool:
 
 def _described(
     root: Path, fields: Sequence[str], frames: str, allow_burned_in: bool, clear_names: bool, item: Item
-) -> list[Item]:
+) -> tuple[list[Item], bool]:
     """An item as its frames, or as the one it names, with what its file says; none if that is of a kind that holds no
-    image.
+    image. And whether the root's path tells of whom it is.
     """
     if not tells(item.source):
-        return [item]
+        return [item], False
     path, number = images.split_frame(item.source)
-    n_frames = 1
+    n_frames, tells_root = 1, False
     if images.may_be_dicom(path):
-        described = dicom.describe(root, fields, allow_burned_in, clear_names, item)
+        described, n_frames, tells_root = dicom.describe(root, fields, allow_burned_in, clear_names, item)
         if described is None:
-            return []
-        item, n_frames = described
+            return [], tells_root
+        item = described
     elif number is None:
         with contextlib.suppress(OSError, ValueError, ImageError, ModuleNotFoundError):  # reading it will tell
             n_frames = images.frame_count(root / path)
-    if number is not None:
-        return [item]
-    if n_frames == 1 or (frames == "all" and n_frames > MAX_FRAMES):
+    if number is not None or n_frames == 1:
+        return [item], tells_root
+    if frames == "all" and n_frames > MAX_FRAMES:
         cure = f"more than {MAX_FRAMES:,} frames in one file: frames='middle' (--frames middle) takes one"
-        return [item if n_frames == 1 else replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")]
+        return [replace(item, refusal=item.refusal or f"holds {n_frames:,}, {cure}")], tells_root
     chosen = {"all": range(1, n_frames + 1), "middle": [(n_frames + 1) // 2], "first": [1]}[frames]
-    return [replace(item, source=f"{item.source}#frame={number}") for number in chosen]
+    return [replace(item, source=f"{path}#frame={number}") for number in chosen], tells_root
 
 
 def read_frame(root: Path, source: str) -> tuple[bytes, Callable[[int], Pixels]]:

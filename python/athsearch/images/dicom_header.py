@@ -32,12 +32,6 @@ BAD_BYTES = (
     RecursionError, struct.error, zlib.error, UserWarning,
 )  # fmt: skip
 
-_ENCODINGS = {  # of Specific Character Set; what is not here is taken byte by byte, which tells patients apart as well
-    "ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gbk", "ISO_IR 13": "shift_jis", "ISO_IR 166": "iso8859-11",
-    **{f"ISO_IR {number}": f"iso8859-{part}" for number, part in (
-        (100, 1), (101, 2), (109, 3), (110, 4), (144, 5), (127, 6), (126, 7), (138, 8), (148, 9))},
-}  # fmt: skip
-
 
 class Elements:
     """Elements by tag (group << 16 | element), and what they hold. One that is absent or empty holds nothing."""
@@ -46,7 +40,7 @@ class Elements:
         self._elements = elements
         self._items: dict[int, list[Elements]] = {}  # of sequences that were asked for: each frame asks for the same
         self._order = "<" if is_little_endian else ">"
-        self._charset = charset or self.text(0x00080005)
+        self._charset = charset or self.raw(0x00080005).decode("latin-1")
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._elements
@@ -70,8 +64,7 @@ class Elements:
 
     def text(self, tag: int) -> str | None:
         """A text without the blanks and zeros around it; None if nothing is left."""
-        encoding = _ENCODINGS.get((self._charset or "").split("\\")[0], "latin-1") if tag != 0x00080005 else "latin-1"
-        return self.raw(tag).decode(encoding, "backslashreplace").strip(" \0\t\r\n") or None
+        return _decoded(self.raw(tag), self._charset).strip(" \0\t\r\n") or None
 
     def texts(self, tag: int) -> list[str]:
         """The values of a text element, which a backslash parts."""
@@ -121,6 +114,24 @@ class Header(Elements):
     def __init__(self, elements: Mapping[int, Any], syntax: str) -> None:
         super().__init__(elements, syntax != BIG_ENDIAN)
         self.syntax = syntax
+
+
+def _decoded(raw: bytes, charset: str) -> str:
+    """A text in the first of a file's character sets, and after escape sequences in those that they name (PS3.5 6.1.2).
+
+    What is unknown is taken byte by byte, and what makes no sense is escaped, which tells patients apart as well.
+    """
+    from pydicom.charset import CODES_TO_ENCODINGS, python_encoding
+
+    first = python_encoding.get(charset.split("\\")[0].strip(" \0"), "latin-1")
+    start, *switched = re.split(b"(?=\x1b)", raw)
+    texts = [start.decode(first, "backslashreplace")]
+    for part in switched:
+        code = next((code for code in CODES_TO_ENCODINGS if part.startswith(code)), b"")
+        encoding = CODES_TO_ENCODINGS.get(code, first)
+        shown = part if encoding.startswith("iso2022") else part[len(code) :]  # which keep the sequence
+        texts.append(shown.decode(encoding, "backslashreplace"))
+    return "".join(texts)
 
 
 def read_header(file: BinaryIO, name: str, tags: Iterable[int], last_tag: int) -> Header:
