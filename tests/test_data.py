@@ -619,6 +619,19 @@ def test_each_class_is_divided_by_its_shares(
             assert sides[split] < share * len(items) + max(groups.values())
 
 
+def test_images_of_a_study_come_to_the_side_of_the_patient_that_one_of_them_names() -> None:
+    items = [Item(f"{place}.png", "x", (None, "p")[place % 2], None, {}, f"s{place // 4}") for place in range(16)]
+    items += [Item(f"{place}.png", "x", f"p{place}", None, {}, "shared") for place in range(16, 30)]
+    items.append(Item("30.png", "x", None, None, {}, "shared"))
+    sides = {}
+    for order in (1, -1):
+        divided = Source(Path("/"), tuple(items[::order])).divided({"train": 0.5, "test": 0.5})
+        assert len({item.split for item in divided.items if str(item.study)[1:].isdigit()}) == 1
+        sides[order] = {item.source: item.split for item in divided.items}
+    assert sides[1] == sides[-1]
+    assert set(sides[1].values()) == {"train", "test"}
+
+
 def test_the_seed_decides() -> None:
     source = people([("a", None)] * 100)
     divided = [[item.split for item in source.divided({"train": 0.5, "test": 0.5}, seed).items] for seed in (0, 0, 1)]

@@ -77,6 +77,18 @@ def test_a_patient_belongs_to_who_numbered_him(tmp_path: Path) -> None:
     assert patient_of(tmp_path) is None
 
 
+def test_numbers_with_and_without_issuer_are_warned_of(tmp_path: Path) -> None:
+    put(tmp_path / "a.dcm", PatientID="17", IssuerOfPatientID="NORTH")
+    put(tmp_path / "b.dcm", PatientID="18", IssuerOfPatientID="NORTH")
+    put(tmp_path / "c.dcm", PatientID="19")
+    assert [item.patient for item in open_source(tmp_path).items] == ["17^^^NORTH", "18^^^NORTH", "19"]
+    put(tmp_path / "d.dcm", PatientID="17")
+    with pytest.warns(UserWarning, match=r"of 1 patients stand here with their issuer and without") as warned:
+        assert [item.patient for item in open_source(tmp_path).items][::3] == ["17^^^NORTH", "17"]
+    assert [os.path.basename(warning.filename) for warning in warned] == ["test_dicom_source.py"]
+    assert "17" not in str(warned[0].message).removeprefix(str(tmp_path))
+
+
 def test_what_a_manifest_says_goes_first(tmp_path: Path) -> None:
     put(tmp_path / "a.dcm", PatientID="header")
     put(tmp_path / "IM1", PatientID="header")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -76,6 +76,19 @@ def warn_of_root(root: Path) -> None:
         UserWarning,
         stacklevel=4,  # who called open_source
     )
+
+
+def warn_of_issuers(root: Path, items: Iterable[Item]) -> None:
+    """A UserWarning where numbers of patients stand with an issuer and without, which names none of them."""
+    patients = {item.patient for item in items if item.patient is not None}
+    n_patients = len(patients & {patient.partition("^^^")[0] for patient in patients if "^^^" in patient})
+    if n_patients:
+        warnings.warn(
+            f"{root}: numbers of {n_patients:,} patients stand here with their issuer and without: each counts as two "
+            "patients, unless a manifest names them (column patient)",
+            UserWarning,
+            stacklevel=4,  # who called open_source
+        )
 
 
 def describe(

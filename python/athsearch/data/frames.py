@@ -59,6 +59,7 @@ def described(
     _check_distinct(source.root, found)
     if tells_root:
         dicom.warn_of_root(source.root)
+    dicom.warn_of_issuers(source.root, found)
     return replace(source, items=tuple(found), skipped=tuple(sorted(chain(source.skipped, skipped))))
 
 

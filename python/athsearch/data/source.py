@@ -108,7 +108,8 @@ class Source:
         """The same items, each with a split; splits they had are forgotten.
 
         fractions: split -> its share of the items, above 0, together 1, such as {"train": 0.8, "test": 0.2}.
-        All items of a patient come to one side; without patient those of a study, or else of a file, stay together.
+        All items of a patient come to one side, and those of his studies that name none; without patient those of a
+        study, or else of a file, stay together.
         Classes, and the items without label, are divided one by one, see `divide`. Seed, groups and labels decide, not
         the order of items.
         Raises ValueError if the fractions are not such.
@@ -118,8 +119,14 @@ class Source:
             raise ValueError(f"fractions must be positive and of {', '.join(SPLITS)}, got {dict(fractions)}")
         if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
             raise ValueError(f"fractions must sum to 1, got {dict(fractions)}")
-        sides = divide(((item.label, _group(item)) for item in self.items), shares, seed)
-        return replace(self, items=tuple(replace(item, split=sides[_group(item)]) for item in self.items))
+        named = (
+            (item.study, item.patient) for item in self.items if item.study is not None and item.patient is not None
+        )
+        patients = dict(sorted(named))  # by study; sorted, since the order of items must not matter
+        groups = [_group(item, patients) for item in self.items]
+        sides = divide(((item.label, group) for item, group in zip(self.items, groups, strict=True)), shares, seed)
+        divided = (replace(item, split=sides[group]) for item, group in zip(self.items, groups, strict=True))
+        return replace(self, items=tuple(divided))
 
     def under_key(self, pseudonym: Callable[[str], str]) -> Source:
         """The same items, those that hide their names with pseudonyms for sources. A frame's number stays readable."""
@@ -200,8 +207,11 @@ def read_pixels(root: str | os.PathLike[str], source: str, least_side: int = 0) 
     return decode(least_side)
 
 
-def _group(item: Item) -> str:
-    """What must stay on one side. The first word keeps a patient from being taken for a source."""
-    if item.patient is not None:
-        return f"patient {item.patient}"
+def _group(item: Item, patients: Mapping[str, str]) -> str:
+    """What must stay on one side. The first word keeps a patient from being taken for a source. patients: by study."""
+    patient = item.patient
+    if patient is None and item.study is not None:
+        patient = patients.get(item.study)
+    if patient is not None:
+        return f"patient {patient}"
     return f"source {images.split_frame(item.source)[0]}" if item.study is None else f"study {item.study}"
