@@ -81,7 +81,12 @@ def test_bits_beside_the_stored_ones_are_no_part_of_the_value() -> None:
     assert np.array_equal(read(dicom(with_overlay, **TWELVE)), read(dicom(DEEP)))
     signed = (SIGNED.view(np.uint16) & 0xFFF) | 0xA000
     assert np.array_equal(read(dicom(signed, PixelRepresentation=1, **TWELVE)), read(dicom(SIGNED)))
-    assert np.array_equal(read(dicom(DEEP << 4, BitsStored=12, HighBit=15)), read(dicom(DEEP)))
+    for pixels, photometric in ((DEEP, "MONOCHROME2"), (COLOUR.astype(np.uint16) << 4, "RGB")):
+        high, expected = pixels << 4 | 5, read(dicom(pixels, photometric, **TWELVE))
+        for syntax, frames in ((uid.ExplicitVRLittleEndian, None), (uid.RLELossless, [rle(high)])):
+            shown = read(dicom(high, photometric, syntax, frames=frames, BitsStored=12, HighBit=15))
+            assert np.array_equal(shown, expected)
+            assert photometric == "MONOCHROME2" or np.array_equal(shown, COLOUR)
 
 
 def test_single_bits_are_black_and_white() -> None:
@@ -136,6 +141,21 @@ def test_lossless_compression_changes_nothing(syntax: str, pixels: AnyArray) -> 
     photometric, depth = "RGB" if pixels is COLOUR else "MONOCHROME2", TWELVE if pixels is DEEP else {}
     compressed = dicom(pixels, photometric, syntax, frames=[LOSSLESS[syntax](pixels)], **depth)
     assert np.array_equal(read(compressed), read(dicom(pixels, photometric, **depth)))
+
+
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\2\0\0\1\0\1\0\0"
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLossless, uid.JPEGLosslessSV1])
+@pytest.mark.parametrize("marker", [b"", JFIF, ADOBE], ids=["bare", "JFIF", "Adobe"])
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+def test_lossless_jpeg_colours_are_those_the_header_says(syntax: str, marker: bytes, photometric: str) -> None:
+    stored = imagecodecs.jpeg8_encode(COLOUR, lossless=True, colorspace="RGB", outcolorspace="RGB")
+    assert stored[2:18] == ADOBE
+    frame = stored[:2] + marker + stored[18:]
+    shown = read(dicom(COLOUR, photometric, syntax, frames=[frame]))
+    assert np.array_equal(shown, read(dicom(COLOUR, photometric)))
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit])

@@ -29,8 +29,10 @@ from .limits import check_size
 NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
 TAGS = (0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102,
         0x00280103, FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA, PIXEL_DATA, 0x7FE00001, 0x7FE00002)  # fmt: skip
+_RLE = "1.2.840.10008.1.2.5"
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+_LOSSLESS = 0xC3  # a marker of JPEG
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ def stored_pixels(header: Header, layout: Layout, number: int, name: str) -> tup
 
     Raises CorruptImage, or UnsupportedImage for a transfer syntax that cannot be decoded here.
     """
+    n_below = layout.high_bit + 1 - layout.bits_stored
     if header.syntax in NATIVE:
         values = _native(header, layout, number, name)
-        return _meant(values, layout, layout.high_bit + 1 - layout.bits_stored), layout.photometric.replace("_422", "")
+        return _meant(values, layout, n_below), layout.photometric.replace("_422", "")
     decode = DECODERS.get(header.syntax)
     if decode is None:
         raise UnsupportedImage(name, f"transfer syntax {_uid(header.syntax)} cannot be decoded: no still image, or new")
@@ -118,7 +121,7 @@ def stored_pixels(header: Header, layout: Layout, number: int, name: str) -> tup
     values = values[..., None] if values.ndim == 2 else values
     if values.shape != wanted:
         raise CorruptImage(name, f"frame {number} decodes to {values.shape}, its header says {wanted}")
-    return _meant(values, layout, 0), photometric
+    return _meant(values, layout, n_below if header.syntax == _RLE else 0), photometric
 
 
 def _native(header: Header, layout: Layout, number: int, name: str) -> AnyArray:
@@ -153,12 +156,12 @@ def _native(header: Header, layout: Layout, number: int, name: str) -> AnyArray:
 
 def _meant(values: AnyArray, layout: Layout, n_below: int) -> AnyArray:
     """The numbers that the stored bits are: other bits, n_below of them below, may hold an old overlay."""
-    if layout.n_samples == 3 or layout.bits_stored == values.dtype.itemsize * 8 == layout.bits_allocated:
-        is_signed = layout.is_signed and layout.n_samples == 1
+    is_signed = layout.is_signed and layout.n_samples == 1
+    if layout.bits_stored == values.dtype.itemsize * 8 == layout.bits_allocated:
         return values.view(f"{'i' if is_signed else 'u'}{values.dtype.itemsize}")
     wide = values.astype(np.int64) >> n_below
     wide &= (1 << layout.bits_stored) - 1
-    if layout.is_signed:
+    if is_signed:
         wide -= (wide >> (layout.bits_stored - 1)) << layout.bits_stored
     return wide
 
@@ -186,6 +189,9 @@ def _jpeg(frame: bytes, layout: Layout, name: str) -> tuple[AnyArray, str]:
     markers = _check_jpeg(frame, layout, name)
     if layout.n_samples == 1:
         return jpeg8_decode(frame), layout.photometric
+    if _LOSSLESS in markers:  # of which libjpeg converts no colours; what these are, the file's header says
+        stored = jpeg8_decode(frame, colorspace="RGB", outcolorspace="RGB")
+        return stored, layout.photometric.replace("_422", "")
     # What the JPEG itself says of its colours (JFIF, Adobe) goes first, as in viewers; else the file's header.
     colours = None if markers & {0xE0, 0xEE} else ("YCBCR" if layout.photometric.startswith("YBR") else "RGB")
     return jpeg8_decode(frame, colorspace=colours, outcolorspace="RGB"), "RGB"
@@ -199,7 +205,7 @@ def _jpeg_ls(frame: bytes, layout: Layout, name: str) -> tuple[AnyArray, str]:
 
 
 def _check_jpeg(frame: bytes, layout: Layout, name: str) -> set[int]:
-    """Checks size and end; returns the markers that come before the size."""
+    """Checks size and end; returns the markers up to the one with the size."""
     _check_end(frame, name)
     place, markers = 2, set[int]()
     while place + 9 <= len(frame) and frame[place] == 0xFF:
@@ -210,7 +216,7 @@ def _check_jpeg(frame: bytes, layout: Layout, name: str) -> set[int]:
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             height, width = struct.unpack(">HH", frame[place + 5 : place + 9])
             _check_decoded_size(width, height, layout, name)
-            return markers
+            return markers | {marker}
         markers.add(marker)
         place += 2 + length
     raise CorruptImage(name, "a compressed frame is no JPEG image")
@@ -253,7 +259,7 @@ def _rle(frame: bytes, layout: Layout, name: str) -> tuple[AnyArray, str]:
 
 _JPEG = "1.2.840.10008.1.2.4."
 DECODERS: Mapping[str, Callable[[bytes, Layout, str], tuple[AnyArray, str]]] = {
-    "1.2.840.10008.1.2.5": _rle,
+    _RLE: _rle,
     **{_JPEG + process: _jpeg for process in ("50", "51", "57", "70")},
     **{_JPEG + kind: _jpeg_ls for kind in ("80", "81")},
     **{_JPEG + kind: _jpeg_2000 for kind in ("90", "91", "201", "202", "203")},
