@@ -32,9 +32,9 @@ def encoded(image: Image.Image | AnyArray, file_format: str, **options: Any) -> 
     return file.getvalue()
 
 
-def png(pixels: AnyArray, depth: int, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG written by hand, for kinds that Pillow does not write."""
-    height, width = pixels.shape[:2]
+def png(pixels: AnyArray, depth: int, colour_type: int, *chunks: tuple[bytes, bytes], width: int = 0) -> bytes:
+    """A PNG written by hand, for kinds that Pillow does not write. width: where several pixels stand in a byte."""
+    height, width = len(pixels), width or pixels.shape[1]
     rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
@@ -125,6 +125,13 @@ def test_wider_integers_are_read_if_16_bits_hold_them(dtype: type) -> None:
     assert f"{values[3, 4]}" in error.reason
 
 
+def test_signed_bytes_are_read_if_none_is_negative() -> None:
+    values = (GREY // 2).astype(np.int8)
+    assert np.array_equal(images.read(tiff(values, "<", 1, 2), "ct.tif")[..., 0], values)
+    values[3, 4] = -64
+    assert refusal(tiff(values, "<", 1, 2), "ct.tif").reason.startswith("holds values from -64 to 127")
+
+
 def test_16_bit_colour_is_read_by_its_high_bytes() -> None:
     deep = np.stack([DEEP, DEEP[::-1], DEEP // 2], axis=-1)
     read = images.read(png(deep, 16, 2), "scan.png")
@@ -172,10 +179,24 @@ def test_a_transparent_colour_becomes_black() -> None:
     assert np.array_equal(deep[..., 0], np.where(DEEP[5, 5] == DEEP, 0, DEEP))
     colour = images.read(png(COLOUR, 8, 2, (b"tRNS", struct.pack(">HHH", *map(int, COLOUR[5, 5])))), "scan.png")
     assert np.array_equal(colour, np.where((COLOUR[5, 5] == COLOUR).all(-1, keepdims=True), 0, COLOUR))
+    deep_colour = png(COLOUR.astype(np.uint16) * 257, 16, 2, (b"tRNS", struct.pack(">HHH", 1, 2, 3)))
+    assert "transparent colour of 16 bits" in refusal(deep_colour).reason
     palette = Image.fromarray(GREY % 4).convert("P")
     palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
     read = images.read(encoded(palette, "PNG", transparency=1), "scan.png")
     assert np.array_equal(read, np.where((GREY % 4 == 1)[..., None], 0, np.asarray(palette.convert("RGB"))))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_transparent_level_of_few_bits_becomes_black(depth: int) -> None:
+    highest = 2**depth - 1
+    levels = np.arange(16, dtype=np.uint8).reshape(2, 8).repeat(8, axis=0) % (highest + 1)  # [16, 8]
+    bits = np.unpackbits(levels[..., None], axis=-1)[..., 8 - depth :]
+    packed = np.packbits(bits.reshape(16, -1), axis=1)  # [16, depth]
+    for transparent in range(highest + 1):
+        content = png(packed, depth, 0, (b"tRNS", struct.pack(">H", transparent)), width=8)
+        expected = np.where(levels == transparent, 0, levels * (255 // highest))
+        assert np.array_equal(images.read(content, "scan.png")[..., 0], expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,7 +8,8 @@ What is decided here:
 - Transparent parts are black, as the background of medical images is; half transparent ones are darkened.
 - EXIF rotation is applied. EXIF data that cannot be read costs the rotation, not the image.
 - The pages of a TIFF file are images of their own: each is read, or refused, as if it stood alone (`tiff_pages`).
-- Refused: several frames of a PNG (taking the first would hide the rest), floating point, integers outside 0..65535.
+- Refused: several frames of a PNG (taking the first would hide the rest), floating point, integers outside 0..65535,
+  16-bit colours of which one is transparent.
 - Half a picture is never accepted, except where nothing tells: uncompressed data has no checksum, and a JPEG that was
   cut short and then closed by an end mark is filled up by the decoder without a word.
 """
@@ -48,7 +49,8 @@ _BAD_BYTES = (
 # How the plug-ins word that a file may be sound, but is beyond them.
 _BEYOND_PILLOW = ("nsupported", "not yet supported", "unknown pixel mode")
 
-_ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 274, 262, 0  # TIFF and EXIF tags, and a value
+_ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 262, 339  # TIFF and EXIF tags
+_WHITE_IS_ZERO, _SIGNED = 0, (2,)  # values of the latter two
 
 _TURNED: dict[int, Callable[[AnyArray], AnyArray]] = {  # by EXIF orientation; 1 is upright
     2: lambda pixels: pixels[:, ::-1],
@@ -88,9 +90,12 @@ def _read(file: io.BytesIO, plugin: type[ImageFile.ImageFile], name: str, least_
         if least_side and isinstance(image, JpegImageFile):
             image.draft(None, (least_side, least_side))  # by libjpeg's scaled cosine transform; never to less than that
         if isinstance(image, PngImageFile):
+            _scale_transparent(image, name)
             PngImageFile(io.BytesIO(file.getvalue())).verify()  # checksums and the end mark: decoding looks at neither
         image.load()
         pixels = _deep_grey(image, name) if image.mode.startswith("I") else _shallow(image)
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(_SAMPLE_FORMAT) == _SIGNED and image.mode == "L":
+            _check_range(pixels.view(np.int8), name)
     except ImageError:
         raise
     except _BAD_BYTES as error:
@@ -114,6 +119,25 @@ def _check_header(image: ImageFile.ImageFile, name: str) -> None:
         raise UnsupportedImage(name, "holds floating-point values: write them as 8 or 16-bit integers")
 
 
+def _scale_transparent(image: PngImageFile, name: str) -> None:
+    """Makes the grey value that is transparent what Pillow makes of it in pixels. Raises UnsupportedImage for a colour
+    of 16-bit channels, for pixels keep the high bytes alone.
+    """
+    if "transparency" not in image.info:
+        return
+    raw_mode = image.tile[0].args
+    if raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] *= 255 // (2 ** int(raw_mode[2:]) - 1)
+    if raw_mode == "RGB;16B":
+        raise UnsupportedImage(name, "names a transparent colour of 16 bits a channel: write it with 8")
+
+
+def _check_range(values: AnyArray, name: str) -> None:
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest > 65535:
+        raise UnsupportedImage(name, f"holds values from {lowest} to {highest}: 0 to 65535 can be read")
+
+
 def _shallow(image: Image.Image) -> Pixels:
     """A loaded image of up to 8 bits a channel as uint8 [H, W, 1 or 3]."""
     grey = image.mode in ("1", "L", "LA", "La")
@@ -130,9 +154,7 @@ def _shallow(image: Image.Image) -> Pixels:
 def _deep_grey(image: Image.Image, name: str) -> Pixels:
     """A loaded image of one channel with more than 8 bits as uint16 [H, W, 1]."""
     values: AnyArray = np.asarray(image)
-    lowest, highest = int(values.min()), int(values.max())
-    if lowest < 0 or highest > 65535:
-        raise UnsupportedImage(name, f"holds values from {lowest} to {highest}: 0 to 65535 can be read")
+    _check_range(values, name)
     pixels: Pixels = values.astype(np.uint16)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         pixels = 65535 - pixels  # Pillow turns this round for 8 bits, not for 16
