@@ -163,6 +163,24 @@ def test_pipes_are_skipped_and_names_that_are_not_text_are_refused(tmp_path: Pat
     assert open_source(os.fsdecode(bytes(tmp_path) + b"/\xff.png")).items == source.items[:1]
 
 
+def test_pipes_without_suffix_are_never_read(tmp_path: Path) -> None:
+    put_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "IM1")
+    os.symlink("IM1", tmp_path / "IM2")
+    os.symlink("IM1", tmp_path / "b.dcm")
+    pipe, content = os.open(tmp_path / "IM1", os.O_RDWR | os.O_NONBLOCK), bytes(128) + b"DICM" + bytes(60_000)
+    try:
+        os.write(pipe, content)
+        source = open_source(tmp_path)
+        assert [item.source for item in source.items] == ["a.png"]
+        assert source.skipped == ("IM1", "IM2", "b.dcm")
+        with pytest.raises(SourceError, match="not a folder"):
+            open_source(tmp_path / "IM1")
+        assert os.read(pipe, 2 * len(content)) == content
+    finally:
+        os.close(pipe)
+
+
 def test_folders_whose_names_are_not_text_are_walked(tmp_path: Path) -> None:
     bad = os.fsdecode(bytes(tmp_path) + b"/\xe4")
     try:

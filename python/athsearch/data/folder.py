@@ -65,13 +65,11 @@ def _list(root: Path) -> tuple[list[str], list[str], list[str]]:
                             skipped.append(_escaped(name) + "/")
                         else:
                             unread.append((name + "/", above | {identity}))
-                    elif hidden or not (images.is_image(name) or images.is_dicom(root / name)):
+                    elif hidden or not _is_file(entry) or not (images.is_image(name) or images.is_dicom(root / name)):
                         skipped.append(_escaped(name))
-                    elif entry.is_symlink() or entry.is_file():  # a broken link stays: reading it will tell
+                    else:
                         escaped = _escaped(name)
                         (names if escaped == name else unnamed).append(escaped)
-                    else:  # a pipe or socket
-                        skipped.append(_escaped(name))
         except OSError as error:
             raise SourceError(f"{root / _escaped(folder)}: cannot be listed: {error.strerror}") from error
     return names, unnamed, skipped
@@ -82,6 +80,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Neither pipe nor socket, which are never read to an end. A broken link counts: reading it will tell."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
 
 
 def _escaped(name: str) -> str:

@@ -27,11 +27,13 @@ def begins_like_dicom(start: bytes) -> bool:
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is DICOM by its suffix or, without one, by its preamble. A file that cannot be read is not."""
+    """Whether a file is DICOM by its suffix or, without one, by its preamble. What cannot be read is not."""
     if not may_be_dicom(os.fspath(path)):
         return False
     if os.path.splitext(path)[1].lower() in SUFFIXES:
         return True
+    if not os.path.isfile(path):  # opening a pipe would wait for who writes into it
+        return False
     try:
         with open(path, "rb") as file:
             return has_preamble(file.read(PREAMBLE_BYTES))
