@@ -364,6 +364,19 @@ def test_what_could_not_be_read_is_forgotten_when_it_is_gone_or_whole(
         assert [source for _, source, _ in archive.unreadable] == ["a/gone.png", stays]
 
 
+@pytest.mark.parametrize(("suffix", "is_told"), [(".19400102", False), (".webp", True)])
+def test_a_suffix_that_may_tell_a_patient_is_not_stored(
+    tmp_path: Path, encoder: Encoder, suffix: str, is_told: bool
+) -> None:
+    put(tmp_path / "pacs/a.dcm")
+    (tmp_path / f"pacs/MEIER_ANNA{suffix}").write_bytes(b"overwritten " * 20)
+    (tmp_path / "pacs/m.csv").write_text(f"path,label\na.dcm,x\nMEIER_ANNA{suffix},x\n")
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        ((_, reason),) = archive.add(open_source(tmp_path / "pacs/m.csv")).failed
+    assert ("is not one of .bmp" in reason, suffix in reason) == (True, is_told)
+    assert (suffix.encode() in bytes_of(tmp_path / "archive")) == is_told
+
+
 def test_why_a_file_cannot_be_used_does_not_name_it(tmp_path: Path, encoder: Encoder) -> None:
     put(tmp_path / "pacs/Meier.dcm")
     put(tmp_path / "pacs/Schulz.dcm")

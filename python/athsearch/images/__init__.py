@@ -6,6 +6,7 @@ A new format is a module beside this one and a line in `READERS`; one of several
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
@@ -79,6 +80,9 @@ COUNTERS: Mapping[str, Callable[[BinaryIO, str], int]] = {  # DICOM files are co
 }
 
 
+_PLAIN_SUFFIX = re.compile(r"(\.[a-z][a-z0-9]{0,4})?").fullmatch  # others may tell a birthday, and reasons are stored
+
+
 def _suffix(name: str) -> str:
     """In small letters. That of a compressed volume has two parts."""
     stem, suffix = os.path.splitext(name.lower())
@@ -114,7 +118,8 @@ def open_image(content: bytes, name: str) -> ImageFile:
     if open_as is None and may_be_dicom(path) and begins_like_dicom(content[:256]):
         open_as = _dicom
     if open_as is None:
-        raise UnsupportedImage(name, f"suffix {suffix!r} is not one of {' '.join(READERS)}")
+        what = f"suffix {suffix!r}" if _PLAIN_SUFFIX(suffix) else "its suffix"
+        raise UnsupportedImage(name, f"{what} is not one of {' '.join(READERS)}")
     if not content:
         raise CorruptImage(name, "the file is empty")
     return open_as(content, name)
