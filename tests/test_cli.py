@@ -113,6 +113,18 @@ def test_query_shows_the_scores_it_reranks_by(run: Run, archive: Path, images: P
     assert [line.split()[2] for line in table[1:]] == [str(hit.score) for hit in hits]
 
 
+def test_query_shows_a_case_on_one_line_whatever_its_record_holds(
+    run: Run, weights: Path, images: Path, tmp_path: Path
+) -> None:
+    rows = [f'{path.relative_to(images)},a,"two\nlines\x1b[2J"' for path in sorted(images.rglob("*.png"))[:3]]
+    (images / "m.csv").write_text("\n".join(["path,label,finding", *rows]))
+    assert run("index", tmp_path / "notes", images / "m.csv", "--weights", weights).status == 0
+    titles, *lines = run("query", tmp_path / "notes", "--id", 1).out.splitlines()
+    assert titles.split() == ["rank", "distance", "id", "label", "finding", "source"]
+    assert len(lines) == 2
+    assert all("two lines [2J" in line for line in lines)
+
+
 def test_query_writes_a_contact_sheet(run: Run, archive: Path, images: Path, tmp_path: Path) -> None:
     whole = run("query", archive, "--id", 1, "-k", 12, "--sheet", tmp_path / "whole.png")
     gone = images / archive_case(archive, 1)

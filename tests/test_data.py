@@ -326,6 +326,21 @@ def test_column_names_that_sql_cannot_say_are_refused(tmp_path: Path, name: str)
         open_source(tmp_path / "m.csv")
 
 
+@pytest.mark.parametrize("column", ["path", "label", "patient", "split", "Study"])
+@pytest.mark.parametrize("character", ["\n", "\t", "\x1b", "\0", "\x85", "\u2028"])
+def test_cells_with_control_characters_are_refused(tmp_path: Path, column: str, character: str) -> None:
+    row = {"path": "x.png", "label": "a", "patient": "p", "split": "test", "Study": "s", "Finding": "two\nlines"}
+    with open(tmp_path / "m.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([row.keys(), row.values(), ["y.png", *list(row.values())[1:]]])
+    assert len(open_source(tmp_path / "m.csv")) == 2
+    bad = {**row, column: f"Me{character}ier"}
+    with open(tmp_path / "m.csv", "a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(bad.values())
+    with pytest.raises(SourceError, match=rf"row 4: column '{column.lower()}' holds a line break") as caught:
+        open_source(tmp_path / "m.csv")
+    assert "ier" not in str(caught.value)
+
+
 def test_an_empty_path_is_refused() -> None:
     with pytest.raises(SourceError, match="empty"):
         open_source("")

@@ -159,8 +159,12 @@ def print_json(value: object) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned columns on standard output, numbers to the right; None is left empty."""
-    cells = [list(titles), *([("" if value is None else str(value)) for value in row] for row in rows)]
+    """Aligned columns on standard output, numbers to the right; None is left empty, a line break becomes a blank."""
+
+    def shown(value: object) -> str:
+        return "" if value is None else "".join(char if char.isprintable() else " " for char in str(value))
+
+    cells = [list(titles), *(list(map(shown, row)) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     to_right = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(titles))]
     for line in cells:

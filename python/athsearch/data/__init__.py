@@ -47,9 +47,10 @@ def open_source(
     Manifest: UTF-8 with a header row; commas in .csv, tabs in .tsv. Items stand in its order. Paths are relative to the
     manifest's folder, or absolute and below it. The columns of path and label must be there, those of patient and split
     only if another name than the usual one is given; None or "" instead of a name: there is no such column. A column
-    `study` names the examination. Capitals in names make no difference. Empty cells mean "not known". The further
-    columns that have a name, and not one of those five, become the record: int or float where all values of the column
-    are plain numbers that survive the way there and back ("007" does not), text otherwise.
+    `study` names the examination. Capitals in names make no difference. Empty cells mean "not known"; in these columns
+    none may hold a line break or another control character. The further columns that have a name, and not one of those
+    five, become the record: int or float where all values of the column are plain numbers that survive the way there
+    and back ("007" does not), text otherwise.
 
     MedMNIST npz: arrays `{train,val,test}_images`, uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3] from 8 x 8, and
     `{train,val,test}_labels`, integers [N] or [N, 1]. Whole splits may be missing. A label is the number as text.

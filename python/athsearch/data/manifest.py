@@ -15,6 +15,7 @@ from .source import SPLIT_OF_NAME, SPLITS, Item, Source, Value
 
 USUAL_ROLES = ("path", "label", "patient", "study", "split")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]").search
 _PLAIN_INTEGER = re.compile("0|-?[1-9][0-9]{0,18}").fullmatch
 _PLAIN_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 
@@ -51,6 +52,10 @@ def read(
     unknown = [""] * len(rows)
     paths, labels, patients, splits = (cells.get(role, unknown) for role in roles)
     studies = cells.get("study", unknown) if "study" not in roles else unknown
+    for name in (*roles, "study"):
+        for (number, _), text in zip(rows, cells.get(name, unknown), strict=True):
+            if _CONTROL(text):
+                raise SourceError(f"{path}: row {number}: column {name!r} holds a line break or control character")
     # A column named "patient" is a patient even where another one was chosen, or none: it must not become a record.
     taken = {*roles, *USUAL_ROLES}
     further = {name: _typed(cells[name.casefold()]) for name in columns if name and name.casefold() not in taken}
@@ -108,7 +113,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 def _inside(root: str, text: str) -> str | None:
     """A path relative to root (which ends with a separator), "/" between folders. None if it does not lie below."""
     full = os.path.normpath(os.path.join(root, text))
-    return full[len(root) :].replace(os.sep, "/") if full.startswith(root) and "\0" not in full else None
+    return full[len(root) :].replace(os.sep, "/") if full.startswith(root) else None
 
 
 def _typed(texts: list[str]) -> Sequence[Value | None]:
