@@ -301,6 +301,49 @@ def test_repair_keeps_a_segment_with_gaps_as_one_file(tmp_path: Path) -> None:
         assert repaired.n_segments == 2
 
 
+def test_what_may_not_be_read_is_not_taken_for_damage(
+    archive: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("athsearch.archive.verifying.sha256_of", refuse)
+    for command in (("repair", archive, "--into", tmp_path / "new"), ("verify", archive)):
+        outcome = run(*command)
+        assert (outcome.status, outcome.out) == (1, "")
+        assert outcome.error().endswith(": Permission denied")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_repair_that_kept_nothing_does_not_succeed(archive: Path, tmp_path: Path, run: Run) -> None:
+    for first_id in (41, 1, 71):
+        (archive / "segments" / f"{first_id:012d}.npy").unlink()
+        outcome = run("repair", archive, "--into", tmp_path / f"new{first_id}", "--json")
+        assert outcome.status == (1 if first_id == 71 else 0)
+        assert run("verify", tmp_path / f"new{first_id}").status == 0
+    assert outcome.json()["lost"] == [[1, 40], [41, 70], [71, 90]]  # type: ignore[index]
+    assert "none of the cases and codes" in outcome.error()
+    Archive.create(tmp_path / "empty", bits=36).close()
+    assert run("repair", tmp_path / "empty", "--into", tmp_path / "also-empty").status == 0
+
+
+def test_a_repair_is_advised_where_it_helps(archive: Path, tmp_path: Path, run: Run) -> None:
+    wrong = tmp_path / "wrong.key"
+    wrong.write_text("00" * 32 + "\n")
+    outcome = run("verify", archive, "--key", wrong)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.error().endswith(f"{wrong}: the key of another archive; {archive} needs the one it was made with")
+    (archive / "notes.txt").write_text("not ours")
+    assert run("verify", archive).err.endswith("1 problems\n")
+    (archive / "weights.safetensors").unlink()
+    assert "2 problems; `athsearch repair" in run("verify", archive).err
+    damage_row(archive, 71)
+    assert "`athsearch repair" in run("verify", archive).err
+    (archive / "catalogue.sqlite").write_bytes(b"what is no catalogue" * 100)
+    assert run("verify", archive).err.endswith("1 problems\n")
+    assert run("repair", archive, "--into", tmp_path / "new").status == 1
+
+
 def damage_row(archive: Path, first_id: int) -> None:
     """A bit of the SHA-256 that stands in a segment's row."""
     path = archive / "catalogue.sqlite"
@@ -377,7 +420,9 @@ def test_a_query_log_that_is_not_what_was_written_is_told_and_kept(archive: Path
 def test_what_cannot_be_checked_is_not_called_sound(archive: Path, tmp_path: Path, run: Run) -> None:
     key = archive.with_name("archive.key")
     assert "gone.key: no such key file" in run("verify", archive, "--key", tmp_path / "gone.key").error()
-    assert run("verify", archive).out.endswith(" rows: all is sound\n")
+    outcome = run("verify", archive)
+    assert outcome.out.endswith(" rows: all is sound\n")
+    assert " 60 cases and 30 codes without a case, " in outcome.out
     key.rename(tmp_path / "away.key")
     key.mkdir()  # a file that may not be read, for the superuser too
     assert verify(archive, key).unchecked == (f"{key}, which cannot be read (Is a directory)",)

@@ -43,6 +43,11 @@ class Contents:
         return {str(name): str(value) for _, name, value in self.rows["property"]}
 
     @property
+    def n_codes_alone(self) -> int:
+        """How many codes of `segments` have no case."""
+        return sum(segment.n_codes for segment in self.segments if not segment.has_cases)
+
+    @property
     def kept_index(self) -> KeptIndex | None:
         """The index that is kept, where its row is sound."""
         return KeptIndex.of_row(*self.rows["kept_index"][0][1:]) if self.rows["kept_index"] else None

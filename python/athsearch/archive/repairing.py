@@ -62,7 +62,7 @@ def repair(
     key_path: None for `path`.key. progress: called with (segments done, in all).
     Raises ArchiveError where `into` exists or lies in `path`, nothing says what the archive is made of, or deleted
     images are to be noted and the key is missing; CatalogueError where SQLite can read nothing of the catalogue;
-    FormatVersion; OSError where writing is impossible.
+    FormatVersion; OSError where writing is impossible, PermissionError where a file may not be read.
     """
     path, into = Path(os.path.abspath(path)), Path(os.path.abspath(into))
     if into.exists():

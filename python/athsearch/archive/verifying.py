@@ -19,7 +19,7 @@ from ..parallel import n_processors
 from .catalogue import WEIGHTS
 from .contents import Contents, read_contents
 from .kept_index import FOLDER
-from .pseudonym import PatientKey
+from .pseudonym import PatientKey, default_key
 from .query_log import HEAD, LOG, QueryLog
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .segment import FILE_NAME
@@ -33,8 +33,9 @@ OWN_FILES = frozenset({CATALOGUE, f"{CATALOGUE}-journal", "writer.lock", LOG, HE
 class VerifyReport:
     """What was checked, and what is wrong.
 
-    n_bytes: of all files. n_rows: of the catalogue, each against its check; formats before 3 have none. problems: none
-    in a sound archive. leftovers: files that nobody lists, where a writer that was killed leaves such: harmless. Where
+    n_bytes: of all files. n_rows: of the catalogue, each against its check; formats before 3 have none. n_cases: with
+    sound rows, n_codes_alone: codes without a case; both with deleted ones. problems: none in a sound archive.
+    leftovers: files that nobody lists, where a writer that was killed leaves such: harmless. Where
     rows of segments are damaged, files of segments that nobody lists are problems.
     unchecked: what could not be checked, and why.
     """
@@ -44,6 +45,7 @@ class VerifyReport:
     n_bytes: int
     n_rows: int
     n_cases: int
+    n_codes_alone: int
     problems: tuple[Problem, ...]
     leftovers: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
@@ -52,6 +54,14 @@ class VerifyReport:
     def is_sound(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+    @property
+    def can_be_repaired(self) -> bool:
+        """Whether something is wrong that a repair leaves out: in a catalogue that SQLite can read, a segment or the
+        weights.
+        """
+        files = [problem.file for problem in self.problems]
+        return self.format > 0 and any(file in (CATALOGUE, WEIGHTS) or file.startswith("segments/") for file in files)
 
 
 def verify(
@@ -62,8 +72,9 @@ def verify(
     missing and none is there that does not belong, and, if the patients' key is there, it and the query log's chain.
 
     key_path: of the patients' key; it need not be there, and where it cannot be read that is not a problem, but told.
-    progress: called with (bytes done, bytes in all). A writer waits while the catalogue is read. Raises ArchiveError
-    where there is no archive, FormatVersion for a newer one.
+    One that is not beside the archive must be its own. progress: called with (bytes done, bytes in all). A writer waits
+    while the catalogue is read. Raises ArchiveError where there is no archive or the key is another's, FormatVersion
+    for a newer one, PermissionError where a file may not be read.
     """
     if not (path / CATALOGUE).is_file():
         raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
@@ -72,22 +83,22 @@ def verify(
     try:
         contents = read_contents(path, lambda rows: None)
     except CatalogueError as error:
-        return VerifyReport(0, len(sizes), told.n_all, 0, 0, (Problem(CATALOGUE, str(error)),))
+        return VerifyReport(0, len(sizes), told.n_all, 0, 0, 0, (Problem(CATALOGUE, str(error)),))
     told.add(sizes.get(CATALOGUE, 0))
     problems, listed = list(contents.problems), contents.files()
+    unchecked, has_key = [], False
+    try:
+        if key_path is not None and key_path.exists():
+            problems += _problems_of_key(path, contents, key_path) or problems_of_log(path, contents, key_path)
+            has_key = True
+    except OSError as error:
+        unchecked.append(f"{key_path}, which cannot be read ({error.strerror})")
     if contents.format in NO_CHECKS and contents.properties.get("model_id"):
         problems += _problems_of_weights(path)
         listed.setdefault(WEIGHTS, "")
     elif contents.properties.get("model_id") and WEIGHTS not in listed:
         problems.append(Problem(CATALOGUE, f"does not say what {WEIGHTS} holds", "property"))
     problems += check_files(path, listed, told)
-    unchecked, has_key = [], False
-    try:
-        if key_path is not None and key_path.exists():
-            problems += _problems_of_key(contents, key_path) or problems_of_log(path, contents, key_path)
-            has_key = True
-    except OSError as error:
-        unchecked.append(f"{key_path}, which cannot be read ({error.strerror})")
     if not has_key:
         if "query_log" in contents.properties:
             problems += [Problem(name, "the file is missing") for name in (LOG, HEAD) if not (path / name).exists()]
@@ -105,13 +116,16 @@ def verify(
     told.tell()
     problems = _still_there(path, problems, contents)
     return VerifyReport(
-        *(contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases),
+        *(contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases, contents.n_codes_alone),
         *(tuple(problems), tuple(leftovers), tuple(unchecked)),
     )
 
 
 def check_files(path: Path, listed: dict[str, str], told: _Told | None = None) -> list[Problem]:
-    """Those of the listed files, by SHA-256, that are missing or hold something else. "" stands for any content."""
+    """Those of the listed files, by SHA-256, that are missing or hold something else. "" stands for any content.
+
+    Raises PermissionError where one may not be read: that is no damage.
+    """
     told = told or _Told(0, None)
     is_ended = threading.Event()
 
@@ -128,6 +142,8 @@ def check_files(path: Path, listed: dict[str, str], told: _Told | None = None) -
             return None
         except FileNotFoundError:
             return Problem(name, "the file is missing")
+        except PermissionError:
+            raise
         except OSError as error:
             return Problem(name, f"cannot be read: {error.strerror}")
         return Problem(name, "is not what was written: its SHA-256 does not fit")
@@ -184,10 +200,13 @@ def problems_of_log(path: Path, contents: Contents, key_path: Path) -> list[Prob
     return [] if problem is None else [Problem(LOG, problem)]
 
 
-def _problems_of_key(contents: Contents, key_path: Path) -> list[Problem]:
-    """A key that is elsewhere is as it should be; one that is there must be the archive's."""
+def _problems_of_key(path: Path, contents: Contents, key_path: Path) -> list[Problem]:
+    """A key beside the archive that is not its own is a problem; one elsewhere is an error of who named it."""
     fingerprint = contents.properties.get("key_fingerprint")
     if fingerprint is None:
+        return []
+    if os.path.abspath(key_path) != str(default_key(path)):
+        PatientKey.of_archive(key_path, path, fingerprint)
         return []
     try:
         is_ours = PatientKey.read(key_path).fingerprint == fingerprint

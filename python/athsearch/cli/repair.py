@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..archive.repairing import repair as repair_archive
+from ..errors import ArchiveError
 from .common import ARCHIVE, all_or_nothing, json_option, key_option, print_json, progress, say
 
 
@@ -24,6 +25,9 @@ def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool)
     which needs the key where their codes are lost, and cannot be known of a row that is damaged itself. The query log
     is copied as it is; with the key its chain is checked.
 
+    Exit status 0 if NEW was made, also where some ids are listed as not kept (`lost` in JSON); 1 if it was not, as
+    where a file may not be read, or if not one of the cases and codes could be kept.
+
     \b
     Example:
       athsearch repair archive --into archive-repaired
@@ -32,9 +36,11 @@ def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool)
         report = repair_archive(archive_path, into, key_path, bar)
     if as_json:
         print_json({"archive": str(archive_path), "into": str(into), **asdict(report)})
-        return
-    click.echo(f"{into}: {report.n_cases:,} cases and {report.n_codes_alone:,} codes without a case")
-    for problem in report.problems:
-        say(f"  {problem}")
-    for first, last in report.lost:
-        say(f"  not kept: {first}" + (f" to {last}" if last > first else ""))
+    else:
+        click.echo(f"{into}: {report.n_cases:,} cases and {report.n_codes_alone:,} codes without a case")
+        for problem in report.problems:
+            say(f"  {problem}")
+        for first, last in report.lost:
+            say(f"  not kept: {first}" + (f" to {last}" if last > first else ""))
+    if report.lost and not report.n_cases + report.n_codes_alone:
+        raise ArchiveError(f"{into}: none of the cases and codes of {archive_path} could be kept: it is empty")

@@ -25,7 +25,8 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
     missing or does not belong; and, where the patients' key is there, that it is this archive's, and the query log's
     chain. Nothing is changed.
 
-    Exit status 1 if anything is wrong; `athsearch repair` then makes an archive of all that is sound.
+    Exit status 1 if anything is wrong, or could not be read. Where rows, segments or weights are damaged, `athsearch
+    repair` makes an archive of all that is sound.
 
     \b
     Example:
@@ -36,12 +37,13 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
     with progress("verifying") as bar:
         report = verify_archive(archive_path, key_path or default_key(archive_path), bar)
     sound = "all that could be checked is sound" if report.unchecked else "all is sound"
+    outcome = sound if report.is_sound else "DAMAGED"
     if as_json:
         print_json({"archive": str(archive_path), "is_sound": report.is_sound, **asdict(report)})
     else:
         click.echo(
-            f"{archive_path}: {report.n_files:,} files, {report.n_bytes:,} bytes, {report.n_cases:,} cases of "
-            f"{report.n_rows:,} rows: {sound if report.is_sound else 'DAMAGED'}"
+            f"{archive_path}: {report.n_files:,} files, {report.n_bytes:,} bytes, {report.n_cases:,} cases and "
+            f"{report.n_codes_alone:,} codes without a case, {report.n_rows:,} rows: {outcome}"
         )
         for problem in report.problems:
             click.echo(f"  {problem}")
@@ -50,7 +52,7 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
         for name in report.leftovers:
             say(f"  {name}: listed nowhere, left by a writer that was stopped: harmless")
     if not report.is_sound:
+        advice = f"; `athsearch repair {archive_path} --into NEW` makes an archive of all that is sound"
         raise ArchiveError(
-            f"{archive_path}: {len(report.problems):,} problems; `athsearch repair {archive_path} --into NEW` makes an "
-            "archive of all that is sound"
+            f"{archive_path}: {len(report.problems):,} problems{advice if report.can_be_repaired else ''}"
         )
