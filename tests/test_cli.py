@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from PIL import Image
 
 from athsearch import cli
 from athsearch.archive.archive import Archive
+from athsearch.codes import Codes
+from athsearch.data import Item, Source
 from athsearch.encoder import Encoder
 from athsearch.evaluation import evaluate
 from conftest import Run, draw_image, interrupt_when, run_apart
@@ -246,6 +250,24 @@ def test_train_writes_a_run_that_index_takes(run: Run, images: Path, tmp_path: P
     assert run(*train, "--json").json() == summary
     assert run("index", tmp_path / "archive", images, "--weights", tmp_path / "run" / "weights.safetensors").status == 0
     assert "another bits" in run(*train[:-1], 24).error()
+
+
+def test_answers_reach_streams_that_are_closed_or_know_few_characters(archive: Path, tmp_path: Path, run: Run) -> None:
+    with Archive.open(archive) as opened:
+        opened.add_codes(Codes(np.zeros((1, 1), np.uint64), 36), cases=Source(Path("/images"), (Item("x", "日本"),)))
+    streams = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    assert "\\u65e5\\u672c 1" in run_apart("info", archive, env=streams).out
+    assert run_apart("info", archive, "--json", env=streams).json()["labels"]["日本"] == 1  # type: ignore[index]
+    assert run("info", archive, "--json").out.isascii()
+    command = f"{sys.executable} -m athsearch verify {archive}"
+    closed = subprocess.run([*("sh", "-c"), f"{command} 2>&-"], check=False, capture_output=True, text=True)
+    assert (closed.returncode, "all is sound" in closed.stdout) == (0, True)
+    command = f"{sys.executable} -m athsearch delete {archive} --id"
+    closed = subprocess.run([*("sh", "-c"), f"{command} 1 <&-"], check=False, capture_output=True, text=True)
+    assert (closed.returncode, "--yes deletes them" in closed.stderr) == (2, True)
+    full = subprocess.run([*("sh", "-c"), f"{command} 1 --yes >/dev/full"], check=False, capture_output=True, text=True)
+    assert full.stderr == f"athsearch: standard output: No space left on device; {archive}: 1 deleted; 20 cases\n"
+    assert (full.returncode, run("info", archive, "--json").json()["deleted"]) == (1, 1)  # type: ignore[index]
 
 
 # ---- bad input: one line that names the culprit, status 1 or 2, nothing lost or half-written

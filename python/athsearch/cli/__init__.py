@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import warnings
 
@@ -52,6 +53,9 @@ def commands() -> None:
 def main() -> None:
     """Runs the command line and exits."""
     warnings.filterwarnings("ignore", module="torch")  # its advice to programmers means nothing to users
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # no answer is lost to a character that a terminal lacks
     sys.exit(_run())
 
 

@@ -106,7 +106,7 @@ class Progress:
         self._label = label
         self._bar: tqdm[Any] | None = None
         self._next_line = 0.0
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, n_done: int, n_total: int, is_milestone: bool = False, **figures: str) -> None:
         """Shows n_done of n_total, and figures by name."""
@@ -148,14 +148,23 @@ def all_or_nothing(outcome: str) -> Iterator[None]:
         raise AthsearchError(f"interrupted; {outcome}") from error
 
 
+@contextmanager
+def after(done: str) -> Iterator[None]:
+    """For the answer of what is done already: where it cannot be written, the error says what is done."""
+    try:
+        yield
+    except OSError as error:
+        raise AthsearchError(f"standard output: {error.strerror}; {done}") from error
+
+
 def say(text: str) -> None:
     """A line for people, on standard error."""
     click.echo(text, err=True)
 
 
 def print_json(value: object) -> None:
-    """A value as JSON on standard output."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    """A value as JSON on standard output, in ASCII: the same bytes wherever it goes."""
+    click.echo(json.dumps(value, indent=1))
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

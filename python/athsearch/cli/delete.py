@@ -10,7 +10,7 @@ import click
 
 from ..archive.archive import Archive
 from ..errors import ArchiveError
-from .common import ARCHIVE, json_option, key_option, print_json, say
+from .common import ARCHIVE, after, json_option, key_option, print_json, say
 
 
 @click.command()
@@ -65,12 +65,13 @@ def delete(
                 raise ArchiveError(f"{message} now, try again") from error
         n_deleted = 0 if dry_run else len(found)
         n_left = archive.n_cases
-    if as_json:
-        facts = {"archive": str(archive_path), "n_found": len(found), "n_deleted": n_deleted, "n_cases": n_left}
-        print_json({**facts, "ids": found.tolist()})
-        return
-    done = "would be deleted" if dry_run else "deleted"
-    click.echo(f"{archive_path}: {len(found):,} {done}; {n_left:,} cases")
+    done = f"{archive_path}: {len(found):,} {'would be deleted' if dry_run else 'deleted'}; {n_left:,} cases"
+    with after(done):
+        if as_json:
+            facts = {"archive": str(archive_path), "n_found": len(found), "n_deleted": n_deleted, "n_cases": n_left}
+            print_json({**facts, "ids": found.tolist()})
+            return
+        click.echo(done)
     if patient is not None and not len(found):
         say("  no case is of a patient of that name; a DICOM number that names its issuer is NUMBER^^^ISSUER")
     if n_deleted:
@@ -79,6 +80,6 @@ def delete(
 
 def _ask(n_found: int, n_cases: int) -> None:
     """Raises Abort where the answer is no, UsageError where nobody can be asked."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(f"{n_found:,} of {n_cases:,} cases would be deleted; --yes deletes them without asking")
     click.confirm(f"Delete {n_found:,} of {n_cases:,} cases? They never return", abort=True, err=True)
