@@ -514,6 +514,19 @@ def test_ctrl_c_while_training_loses_nothing(run: Run, images: Path, tmp_path: P
     assert weights[0] == weights[1]
 
 
+def test_ctrl_c_where_nothing_goes_on_says_so_much(
+    run: Run, archive: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Archive, "search_case", press)
+    outcome = run("query", archive, "--id", 1)
+    assert (outcome.status, outcome.err.strip()) == (1, "athsearch: interrupted")
+    monkeypatch.setattr("athsearch.demo.run.demonstrate", press)
+    assert "the same command goes on from there" in run("demo", "--data", images, "--out", archive / "x").error()
+
+
 def test_device_says_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     facts: Any = run("device", "--json").json()
     assert facts["cpu"]["kernel"] in facts["cpu"]["available"]

@@ -382,6 +382,10 @@ def test_delete_asks_counts_and_deletes(archive: Archive, run: Run, monkeypatch:
     assert refused.status == 2
     assert "2 of 12 cases would be deleted; --yes" in refused.err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+        unsure = run("delete", archive.path, "--where", "age > 49")
+    assert (unsure.status, unsure.error()) == (1, f"athsearch: {archive.path}: nothing was deleted")
     monkeypatch.setattr("click.confirm", lambda text, **_: pytest.fail(text))
     with pytest.raises(pytest.fail.Exception, match="Delete 2 of 12 cases"):
         run("delete", archive.path, "--where", "age > 49")

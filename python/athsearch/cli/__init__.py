@@ -74,7 +74,7 @@ def _run_command() -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; what was finished is kept, and the same command goes on from there")
+        return _fail("interrupted")
     except AthsearchError as error:
         return _fail(str(error))
     except BrokenPipeError:

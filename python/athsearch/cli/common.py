@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+GOES_ON = "what was finished is kept, and the same command goes on from there"
 PLAIN_SECONDS = 10.0  # between the lines that replace a progress bar where there is no terminal
 
 ARCHIVE = click.argument("archive_path", metavar="ARCHIVE", type=click.Path(path_type=Path))
@@ -140,8 +141,8 @@ def progress(label: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def all_or_nothing(outcome: str) -> Iterator[None]:
-    """For what cannot go on where it stopped: Ctrl-C becomes an error that says what the outcome is then."""
+def if_interrupted(outcome: str) -> Iterator[None]:
+    """Ctrl-C becomes an error that says what the outcome is then."""
     try:
         yield
     except KeyboardInterrupt as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..archive.archive import Archive
-from .common import ARCHIVE, all_or_nothing, json_option, key_option, print_json, say
+from .common import ARCHIVE, if_interrupted, json_option, key_option, print_json, say
 
 
 @click.command()
@@ -29,7 +29,7 @@ def compact(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
     """
     with (
         Archive.open(archive_path, key_path) as archive,
-        all_or_nothing(f"no case of {archive_path} is lost; `athsearch compact {archive_path}` ends what was begun"),
+        if_interrupted(f"no case of {archive_path} is lost; `athsearch compact {archive_path}` ends what was begun"),
     ):
         report = archive.compact(lambda step: say(f"compact: {step}"))
         n_cases = archive.n_cases

@@ -57,7 +57,7 @@ def delete(
             raise click.UsageError(str(error)) from error
         if len(found) and not dry_run:
             if not yes:
-                _ask(len(found), archive.n_cases)
+                _ask(archive_path, len(found), archive.n_cases)
             try:
                 archive.delete(found.tolist())
             except KeyError as error:
@@ -78,8 +78,11 @@ def delete(
         say(f"  codes and records stay in the files until `athsearch compact {archive_path}`")
 
 
-def _ask(n_found: int, n_cases: int) -> None:
-    """Raises Abort where the answer is no, UsageError where nobody can be asked."""
+def _ask(path: Path, n_found: int, n_cases: int) -> None:
+    """Raises ArchiveError where the answer is no, UsageError where nobody can be asked."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(f"{n_found:,} of {n_cases:,} cases would be deleted; --yes deletes them without asking")
-    click.confirm(f"Delete {n_found:,} of {n_cases:,} cases? They never return", abort=True, err=True)
+    try:
+        click.confirm(f"Delete {n_found:,} of {n_cases:,} cases? They never return", abort=True, err=True)
+    except click.Abort as error:
+        raise ArchiveError(f"{path}: nothing was deleted") from error

@@ -9,7 +9,7 @@ import click
 from ..archive.archive import Archive
 from ..archive.exports import EXPORTS
 from ..archive.exports import export as export_archive
-from .common import ARCHIVE, all_or_nothing, json_option, print_json, progress
+from .common import ARCHIVE, if_interrupted, json_option, print_json, progress
 
 
 @click.command()
@@ -34,7 +34,7 @@ def export(archive_path: Path, out: Path, kind: str, fields: str | None, force: 
     """
     columns = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
     nothing = f"{out} was not written"
-    with Archive.open(archive_path) as archive, all_or_nothing(nothing), progress("exporting") as bar:
+    with Archive.open(archive_path) as archive, if_interrupted(nothing), progress("exporting") as bar:
         try:
             files, n_cases = export_archive(archive, out, kind, columns, force, bar)
         except ValueError as error:

@@ -16,8 +16,9 @@ from ..codes import MAX_BITS
 from ..errors import ArchiveError, ModelMismatch, SourceError
 from .common import (
     ARCHIVE,
-    all_or_nothing,
+    GOES_ON,
     device_option,
+    if_interrupted,
     json_option,
     key_option,
     open_chosen,
@@ -113,7 +114,7 @@ def index(
     source = open_chosen(**open_options)
     archive = _open_or_create(archive_path, weights, None, key_path, device)
     with archive:
-        with progress("indexing") as bar:
+        with if_interrupted(GOES_ON), progress("indexing") as bar:
             report = archive.add(source, bar, recheck=recheck, update_records=update_records)
         if not as_json:
             report_failures(report.failed)
@@ -176,7 +177,7 @@ def _index_codes(
     codes = open_codes(path, bits)  # first: a file that is not one makes no archive
     with _open_or_create(archive_path, weights, codes.bits, key_path, device) as archive:
         try:
-            with all_or_nothing(f"{archive_path} holds what it held before"), progress("importing") as bar:
+            with if_interrupted(f"{archive_path} holds what it held before"), progress("importing") as bar:
                 ids = archive.add_codes(codes.parts, bar, codes.n_codes)
         except BaseException:
             if is_new and archive.n_cases == 0:
@@ -198,7 +199,7 @@ def _finish(archive: Archive, kind: str | None, facts: dict[str, Any], as_json: 
         done = f"{facts['n_added']:,} were added before, so do not add them again; " if facts.get("n_added") else ""
         advice = f"{done}`athsearch index {archive.path} --kind {kind}` builds the index"
         try:
-            with all_or_nothing(f"the index is the one there was before; {advice}"):
+            with if_interrupted(f"the index is the one there was before; {advice}"):
                 plan = archive.build_index(kind, lambda step: say(f"index: {step}"))
         except OSError as error:
             raise ArchiveError(f"{error}; {advice}") from error

@@ -9,7 +9,7 @@ import click
 
 from ..archive.repairing import repair as repair_archive
 from ..errors import ArchiveError
-from .common import ARCHIVE, all_or_nothing, json_option, key_option, print_json, progress, say
+from .common import ARCHIVE, if_interrupted, json_option, key_option, print_json, progress, say
 
 
 @click.command()
@@ -32,7 +32,7 @@ def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool)
     Example:
       athsearch repair archive --into archive-repaired
     """
-    with all_or_nothing(f"{into} was not made"), progress("repairing") as bar:
+    with if_interrupted(f"{into} was not made"), progress("repairing") as bar:
         report = repair_archive(archive_path, into, key_path, bar)
     if as_json:
         print_json({"archive": str(archive_path), "into": str(into), **asdict(report)})

@@ -11,7 +11,17 @@ import click
 
 from ..errors import ImageError
 from ..recipes import RECIPES, recipe_settings
-from .common import device_option, json_option, open_chosen, print_json, progress, report_failures, source_options
+from .common import (
+    GOES_ON,
+    device_option,
+    if_interrupted,
+    json_option,
+    open_chosen,
+    print_json,
+    progress,
+    report_failures,
+    source_options,
+)
 
 if TYPE_CHECKING:
     from ..training import EpochReport, StepReport
@@ -102,9 +112,11 @@ def train(
 
 @contextmanager
 def shown_training(failed: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """The callbacks of `training.train` that show its progress, and that add images it cannot use to `failed`."""
+    """The callbacks of `training.train` that show its progress, and that add images it cannot use to `failed`. Ctrl-C
+    tells that the run goes on.
+    """
     validation = ""
-    with progress("reading") as reading, progress("training") as training:
+    with if_interrupted(GOES_ON), progress("reading") as reading, progress("training") as training:
 
         def on_step(report: StepReport) -> None:
             if report.epoch == 0:
