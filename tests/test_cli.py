@@ -252,6 +252,26 @@ def test_train_writes_a_run_that_index_takes(run: Run, images: Path, tmp_path: P
     assert "another bits" in run(*train[:-1], 24).error()
 
 
+def test_which_images_a_finished_run_could_not_use_is_not_known(run: Run, images: Path, tmp_path: Path) -> None:
+    for number in range(40, 46):  # so that one is not more than one in twenty
+        Image.fromarray(draw_image(number)).save(images / "train" / "a" / f"{number}.png")
+    (images / "train" / "a" / "46.png").write_bytes(b"")
+    train = ("train", images, "--out", tmp_path / "run", "--epochs", 1, "--size", 64, "--bits", 16, "--json")
+    facts = [(found["n_unreadable"], found["failed"]) for found in (run(*train).json(), run(*train).json())]  # type: ignore[index]
+    assert facts == [(1, [{"source": "train/a/46.png", "reason": "the file is empty"}]), (1, None)]
+    assert b"46.png" not in (tmp_path / "run" / "history.json").read_bytes()
+
+
+def test_without_matplotlib_no_training_begins(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    outcome = run("train", images, "--out", tmp_path / "run", "--epochs", 1, "--size", 64)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == "athsearch: this command needs matplotlib: pip install 'athsearch[train]'\n"
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_answers_reach_streams_that_are_closed_or_know_few_characters(archive: Path, tmp_path: Path, run: Run) -> None:
     with Archive.open(archive) as opened:
         opened.add_codes(Codes(np.zeros((1, 1), np.uint64), 36), cases=Source(Path("/images"), (Item("x", "日本"),)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from .training import EpochReport
 
 LOSS_COLOUR, VALIDATION_COLOUR, GREY = "#9a4a1f", "#1f5f9a", "#666666"
+
+
+def check_matplotlib() -> None:
+    """Raises ModuleNotFoundError where there is none, for those who would else learn it after an hour of work."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("matplotlib is not installed", name="matplotlib")
 
 
 def training_curves(history: Sequence[EpochReport], path: Path) -> None:

@@ -32,7 +32,7 @@ from .evaluation import evaluate
 from .model.checkpoint import ModelDescription, tensors_of
 from .model.losses import LOSSES
 from .model.network import NETWORKS, Output
-from .plots import training_curves
+from .plots import check_matplotlib, training_curves
 from .preprocessing import Preprocessing
 from .recipes import RECIPES, TrainingSettings, recipe_settings
 from .types import Square
@@ -108,7 +108,8 @@ def train(
     Raises SourceError for a source that cannot be trained on (no labels, one class, a class of one image, an empty
     split, fewer images than a batch of triplets, more than one image in twenty unusable); CheckpointError where run_dir
     holds another run, weights of no run, an archive or an unusable file; DeviceError for a device that is not there;
-    ModelError where the loss is no longer a number; ValueError for a setting that names nothing known.
+    ModelError where the loss is no longer a number; ValueError for a setting that names nothing known;
+    ModuleNotFoundError where run_dir is given and matplotlib is not there to draw its curves.
     """
     training_items, validation_items = divide(source, validation, settings)
     run = None
@@ -116,6 +117,7 @@ def train(
         run = RunFolder(Path(run_dir), _identity(training_items, validation_items, settings))
         if run.is_finished():
             return Encoder.load(run.weights, device)
+        check_matplotlib()
 
     device = _usable(device)  # before images are read, which may take long
     levels = settings.levels

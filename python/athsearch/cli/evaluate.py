@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from ..archive.archive import Archive
 from ..files import check_file, check_folder, replacing
+from ..plots import check_matplotlib
 from .common import (
     ARCHIVE,
     device_option,
@@ -73,9 +73,8 @@ def evaluate(
         raise click.BadParameter(f"{n_resamples} is neither 0 nor at least {LEAST_RESAMPLES}", param_hint="--resamples")
     if images is not None and not near_duplicates:
         raise click.UsageError("--images goes with --near-duplicates")
-    if plots is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("matplotlib is not installed", name="matplotlib")  # now, not after an hour
     if plots is not None:
+        check_matplotlib()
         check_folder(plots)
     if latex is not None:
         check_file(latex)

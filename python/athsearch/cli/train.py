@@ -62,7 +62,8 @@ def train(
 
     The folder gets weights.safetensors, history.json and curves.png. The epoch to keep is chosen on the split `val`, or
     on training images held out by patient (recipe paper: by the training loss). An interrupted run goes on with the
-    same command, after its last whole epoch, to the weights it would have had.
+    same command, after its last whole epoch, to the weights it would have had. A run that is finished is only told of:
+    its folder does not say which images it could not use, for their names may be patients' (in JSON `failed` is null).
 
     \b
     Examples:
@@ -102,7 +103,8 @@ def train(
         **encoder.description.training,
     }
     if as_json:
-        print_json({**summary, "failed": [{"source": name, "reason": reason} for name, reason in failed]})
+        listed = [{"source": name, "reason": reason} for name, reason in failed]
+        print_json({**summary, "failed": listed if len(listed) == summary["n_unreadable"] else None})
         return
     report_failures(failed)
     width = max(map(len, summary))
