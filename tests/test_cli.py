@@ -398,6 +398,13 @@ def test_wrong_usage_has_status_2(run: Run, archive: Path, images: Path, tmp_pat
         (("query", archive, "--code", "0000000000", "--rerank", "asymmetric"), "re-ranking needs an image"),
         (("query", archive, images / "test" / "a" / "4_left.png", "--depth", 5), "--depth goes with --rerank"),
         (("query", archive, images / "test" / "a" / "4_left.png", "--rerank", "float"), "asymmetric"),
+        (("query", archive, "--id", 1, "--images", images), "--images goes with --sheet"),
+        (("query", archive, "--id", 1, "--sheet", tmp_path / "x.png", "--images", tmp_path / "gone"), "does not exist"),
+        (("query", archive, "--id", 1, "--device", "cpu"), "--device goes with IMAGE or --sheet"),
+        (("index", archive, "--kind", "flat", "--device", "cpu"), "--device goes with a SOURCE"),
+        (("index", archive, "--kind", "flat", "--key", "x"), "--key goes with a SOURCE"),
+        (("index", archive, images, "--path-column", "p"), "--path-column goes with a manifest"),
+        (("train", images, "--out", tmp_path / "run", "--label-column", "p"), "--label-column goes with a manifest"),
         (("index", tmp_path / "new", images), "give --weights to make it"),
         (("index", archive, images, "--patient-pattern", "("), "--patient-pattern"),
         (("index", archive, images, "--test-share", 0.5), "has splits of its own"),
@@ -410,6 +417,24 @@ def test_wrong_usage_has_status_2(run: Run, archive: Path, images: Path, tmp_pat
         outcome = run(*arguments)
         assert outcome.status == 2
         assert word in click.unstyle(outcome.err), outcome.err
+
+
+def test_a_folder_that_cannot_be_stored_makes_no_archive(run: Run, images: Path, weights: Path, tmp_path: Path) -> None:
+    bad = Path(os.fsdecode(bytes(tmp_path) + b"/\xfc"))
+    try:
+        images.rename(bad)
+    except OSError:
+        pytest.skip("this file system only takes names that are text")
+    outcome = run("index", tmp_path / "new", bad / "train", "--weights", weights)
+    assert (
+        outcome.error()
+        == rf"athsearch: {tmp_path}/\xfc/train: the folder's name is not UTF-8, which the catalogue needs"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_depth_of_a_reranking_is_said_to_be_k_at_least(run: Run) -> None:
+    assert "at least -k" in " ".join(run("query", "--help").out.split())
 
 
 def test_archives_and_weights_that_do_not_fit_are_refused(

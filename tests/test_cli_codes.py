@@ -121,6 +121,8 @@ def test_what_is_wrong_with_a_file_of_codes_is_said_and_makes_no_archive(run: Ru
     assert (outcome.status, "holds 48-bit codes, not 40" in outcome.error()) == (1, True)
     for wrong, words in (
         (("index", tmp_path / "new", npy, "--bits", 48, "--split", "train"), "--split goes with images"),
+        (("index", tmp_path / "new", npy, "--bits", 48, "--device", "cpu"), "--device goes with images"),
+        (("index", tmp_path / "new", npy, "--bits", 48, "--key", "x"), "--key goes with images"),
         (("index", tmp_path / "new", tmp_path, "--bits", 48), "--bits goes with ready-made codes"),
     ):
         outcome = run(*wrong)
@@ -128,8 +130,11 @@ def test_what_is_wrong_with_a_file_of_codes_is_said_and_makes_no_archive(run: Ru
         assert words in click.unstyle(outcome.err)
 
 
-def test_an_archive_of_codes_says_what_it_cannot_do(run: Run, npy: Path, source: Source, tmp_path: Path) -> None:
-    run("index", tmp_path / "archive", npy, "--bits", 48)
+def test_an_archive_of_codes_says_what_it_cannot_do(
+    run: Run, npy: Path, source: Source, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHSEARCH_KEY", str(tmp_path / "nightly.key"))  # which no option is
+    assert run("index", tmp_path / "archive", npy, "--bits", 48).status == 0
     image = source.root / "00.png"
     for command in (
         ("query", tmp_path / "archive", image),
@@ -138,6 +143,10 @@ def test_an_archive_of_codes_says_what_it_cannot_do(run: Run, npy: Path, source:
     ):
         outcome = run(*command)
         assert (outcome.status, "ready-made codes of no known network" in outcome.error()) == (1, True)
+    assert outcome.error().endswith(", which have no sheet")
+    encoder.save(tmp_path / "weights.safetensors")
+    outcome = run("index", tmp_path / "archive", npy, "--weights", tmp_path / "weights.safetensors")
+    assert outcome.error().endswith("archive holds ready-made codes of no known network: leave --weights out")
     outcome = run("evaluate", tmp_path / "archive", source.root / "manifest.csv")
     assert (outcome.status, "scoring needs cases" in outcome.error()) == (1, True)
 

@@ -40,6 +40,15 @@ def check(path: Path) -> tuple[int, int, str | None]:
         return report.head.n_lines, report.n_broken_off, report.problem
 
 
+def test_a_user_who_is_not_noted_is_told_so(path: Path, run: Run) -> None:
+    assert run("query", path, "--id", 1, "--user", "dr. x").err == ""
+    with Archive.open(path) as archive:
+        archive.set_query_log(False)
+    outcome = run("query", path, "--id", 1, "--user", "dr. x")
+    assert (outcome.status, "--user is not noted" in outcome.error()) == (0, True)
+    assert run("query", path, "--id", 1).err == ""
+
+
 def test_a_line_says_who_asked_and_what_was_found_without_the_code(path: Path) -> None:
     with Archive.open(path) as archive:
         archive.delete([7])

@@ -604,6 +604,12 @@ class Archive:
                 self.query_log().append({"user": user, "event": "stopped"})
             catalogue.set_property("query_log", "on" if is_on else "off")
 
+    @property
+    def logs_queries(self) -> bool:
+        """Whether every search leaves a line in the query log."""
+        with self._reading() as snapshot:
+            return snapshot.is_logged
+
     def query_log(self) -> QueryLog:
         """The query log. Raises ArchiveError when the key is needed and missing."""
         return QueryLog(self.path, self.patient_key())

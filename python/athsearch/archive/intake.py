@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -221,7 +222,8 @@ def check_records(source: Source, columns: Sequence[str]) -> None:
     try:
         str(source.root.resolve()).encode()
     except UnicodeEncodeError as error:
-        raise SourceError(f"{source.root!r}: the folder's name is not UTF-8, which the catalogue needs") from error
+        name = os.fsencode(source.root).decode(errors="backslashreplace")
+        raise SourceError(f"{name}: the folder's name is not UTF-8, which the catalogue needs") from error
     stored = {name.casefold(): name for name in columns if name not in COLUMNS}
     origin: dict[str, str] = {}
     for column in sorted({name for item in source.items for name in item.record}):

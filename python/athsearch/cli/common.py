@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ..data import SPLITS, Source, open_source
 from ..data.frames import FRAMES
@@ -39,6 +40,11 @@ key_option = click.option(
     envvar="ATHSEARCH_KEY",
     help="Key file of the patients' pseudonyms.  [default: ARCHIVE.key; or ATHSEARCH_KEY]",
 )
+
+
+def is_given(parameter: str) -> bool:
+    """Whether a parameter of the running command stands on its command line, rather than in the environment."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
 def source_options(command: Command, is_required: bool = True) -> Command:
@@ -78,6 +84,9 @@ def open_chosen(
 ) -> Source:
     """The source that the options of `source_options` describe, or one split of it."""
     chosen = {name: value for name, value in further.items() if value is not None}
+    columns = [name for name in chosen if name.endswith("_column")]
+    if columns and Path(source_path).suffix.lower() not in (".csv", ".tsv"):
+        raise click.UsageError(f"--{columns[0].replace('_', '-')} goes with a manifest (.csv or .tsv)")
     try:
         with progress("reading headers") as bar:
             source = open_source(source_path, patient_pattern=patient_pattern, progress=bar, **chosen)

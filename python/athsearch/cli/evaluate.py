@@ -36,7 +36,11 @@ from .common import (
     help="Of the bootstrap that gives 95 % intervals, at least 100; 0 for none.",
 )  # fmt: skip
 @click.option("--near-duplicates", is_flag=True, help="Read all images again, to find queries that look like a case.")
-@click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    help="With --near-duplicates: where the cases' images are now, if they were moved.",
+)
 @click.option("--plots", type=click.Path(path_type=Path), metavar="FOLDER", help="Write figures (PNG).")
 @click.option("--latex", type=click.Path(path_type=Path), metavar="FILE", help="Write the table for LaTeX (booktabs).")
 @key_option

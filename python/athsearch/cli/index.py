@@ -19,6 +19,7 @@ from .common import (
     GOES_ON,
     device_option,
     if_interrupted,
+    is_given,
     json_option,
     key_option,
     open_chosen,
@@ -93,25 +94,32 @@ def index(
       athsearch index archive codes.npy --bits 64 --kind auto
       athsearch index archive --kind mih
     """
+    from ..archive.intake import check_records
+
+    of_images = {
+        **{"recheck": recheck or None, "update_records": update_records or None},
+        **{"device": is_given("device") or None, "key": is_given("key_path") or None},
+    }
     if open_options["source_path"] is None:
         if kind is None:
             raise click.UsageError("give a SOURCE to add, or --kind to build an index of what is there")
-        flags = {"recheck": recheck or None, "update_records": update_records or None}
-        options = {"weights": weights, "bits": bits, **flags, **open_options}
+        options = {"weights": weights, "bits": bits, **of_images, **open_options}
         if names := [name for name, value in options.items() if value not in (None, ())]:
             raise click.UsageError(f"--{names[0].replace('_', '-')} goes with a SOURCE to add")
         with Archive.open(archive_path) as archive:
             _finish(archive, kind, {"archive": str(archive_path), "n_cases": archive.n_cases}, as_json, "")
         return
     if Path(open_options["source_path"]).suffix.lower() in CODE_FILES:
-        options = {**open_options, "recheck": recheck or None, "update_records": update_records or None}
+        options = {**open_options, **of_images}
         if given := [name for name, value in options.items() if name != "source_path" and value not in (None, ())]:
             raise click.UsageError(f"--{given[0].replace('_', '-')} goes with images")
-        _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, kind, key_path, device, as_json)
+        _index_codes(archive_path, Path(open_options["source_path"]), weights, bits, kind, as_json)
         return
     if bits is not None:
         raise click.UsageError("--bits goes with ready-made codes; images get those of the network")
     source = open_chosen(**open_options)
+    if not archive_path.exists():
+        check_records(source, ())  # first: what cannot be stored makes no archive
     archive = _open_or_create(archive_path, weights, None, key_path, device)
     with archive:
         with if_interrupted(GOES_ON), progress("indexing") as bar:
@@ -164,8 +172,6 @@ def _index_codes(
     weights: Path | None,
     bits: int | None,
     kind: str | None,
-    key_path: Path | None,
-    device: str,
     as_json: bool,
 ) -> None:
     is_new = not archive_path.exists()
@@ -175,7 +181,7 @@ def _index_codes(
                 raise ModelMismatch(f"{archive_path} holds {archive.bits}-bit codes, not {bits}")
             bits = archive.bits
     codes = open_codes(path, bits)  # first: a file that is not one makes no archive
-    with _open_or_create(archive_path, weights, codes.bits, key_path, device) as archive:
+    with _open_or_create(archive_path, weights, codes.bits, None, "cpu") as archive:
         try:
             with if_interrupted(f"{archive_path} holds what it held before"), progress("importing") as bar:
                 ids = archive.add_codes(codes.parts, bar, codes.n_codes)
@@ -217,6 +223,8 @@ def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path
         archive = Archive.open(path, key_path, device)
         if weights is not None and (other := Encoder.load(weights, "cpu").model_id) != archive.model_id:
             archive.close()
+            if archive.model_id is None:
+                raise ModelMismatch(f"{path} holds ready-made codes of no known network: leave --weights out")
             raise ModelMismatch(
                 f"{path} holds codes of model {archive.model_id}, {weights} is model {other}: "
                 "leave --weights out to use the archive's own, or make another archive"

@@ -21,6 +21,7 @@ from ..index.reranking import DEFAULT_DEPTH, RERANKINGS
 from .common import (
     ARCHIVE,
     device_option,
+    is_given,
     json_option,
     key_option,
     print_json,
@@ -44,12 +45,20 @@ from .common import (
 @click.option("--one-per", metavar="COLUMN", help="Of cases of the same patient, study, ... only the nearest.")
 @click.option("--user", metavar="NAME", help="Who asks, for the query log (see `athsearch audit`).")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a picture (PNG): query, hits, overlays.")
-@click.option("--images", type=click.Path(path_type=Path), help="Where the cases' images are now, if they were moved.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    help="With --sheet: where the cases' images are now, if they were moved.",
+)
 @click.option("--kind", type=click.Choice(list(INDEXES)), help="Index to search; others than the kept one are built.")
 @click.option(
     "--rerank", type=click.Choice(RERANKINGS), help="With IMAGE: order the nearest cases anew, by its logits."
 )
-@click.option("--depth", type=click.IntRange(min=1), help=f"With --rerank: so many cases.  [default: {DEFAULT_DEPTH}]")
+@click.option(
+    "--depth",
+    type=click.IntRange(min=1),
+    help=f"With --rerank: so many cases, at least -k.  [default: {DEFAULT_DEPTH}]",
+)
 @key_option
 @device_option
 @json_option
@@ -80,9 +89,9 @@ def query(
     of the query's patient are left out where the patient is known: with --id, or by --patient. Ready-made codes have no
     record, so that they meet no --where.
 
-    With --rerank asymmetric the nearest --depth cases are ordered anew before the first -k are shown: by a score that
-    also knows how sure the network is of each bit of IMAGE, higher first, instead of by distance. A case or a code has
-    no such values.
+    With --rerank asymmetric the nearest --depth cases, or -k if that is more, are ordered anew before the first -k are
+    shown: by a score that also knows how sure the network is of each bit of IMAGE, higher first, instead of by
+    distance. A case or a code has no such values.
 
     \b
     Examples:
@@ -99,11 +108,19 @@ def query(
         raise click.UsageError("--patient goes with IMAGE or --code; with --id the archive knows the patient")
     if rerank is None and depth is not None:
         raise click.UsageError("--depth goes with --rerank")
+    if images is not None and sheet is None:
+        raise click.UsageError("--images goes with --sheet")
+    if is_given("device") and image is None and sheet is None:
+        raise click.UsageError("--device goes with IMAGE or --sheet: no network runs for a search by id or code")
     if sheet is not None:
         check_file(sheet)
     if kind is not None and not getattr(INDEXES[kind], "is_exact", True):
         say(f"{kind} is approximate: it may miss cases")
     with Archive.open(archive_path, key_path, device) as archive:
+        if sheet is not None and archive.model_id is None:
+            raise ArchiveError(f"{archive_path}: it holds ready-made codes of no known network, which have no sheet")
+        if user is not None and not archive.logs_queries:
+            say("no query log is kept, so that --user is not noted (see `athsearch audit --start-log`)")
         try:
             if id is not None:
                 excluded = exclude_same if same_patient else ("patient", *exclude_same)
