@@ -316,6 +316,11 @@ def test_the_table_has_macro_first_and_fits_a_hundred_columns() -> None:
     for metric, title in titles(10).items():
         (line,) = [line for line in lines[13:] if line.startswith(f"{title} ")]
         assert line.split()[len(title.split())] == f"{getattr(found.macro, metric):.3f}"
+    for k in (99_999, 100_000, 999_999_999):
+        lines = evaluate(codes, labels, codes[:3], labels[:3], k).table().splitlines()
+        assert max(map(len, lines)) <= 100
+        assert lines[0].split() == [f"P@{k}", "95", "%", f"AP@{k}", "MRR", "queries", "cases"]
+        assert {len(line) for line in lines[:13]} == {len(lines[0])}
     without = evaluate(codes, labels, codes[:3], labels[:3], n_resamples=0)
     assert (without.intervals, "95 %:" in without.table()) == (None, False)
 

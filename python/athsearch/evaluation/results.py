@@ -45,14 +45,14 @@ def titles(k: int) -> dict[str, str]:
     """What each of METRICS is called in tables."""
     return {
         "precision": f"P@{k}",
-        "average_precision": f"AP@{k} / min({k}, R)",
+        "average_precision": f"AP@{k} / min(k, R)",
         "reciprocal_rank": "MRR",
         "recall": f"recall@{k}",
         "hit_rate": f"hit rate@{k}",
         "ndcg": f"NDCG@{k}",
         "average_precision_by_relevant": f"AP@{k} / R",
         "average_precision_by_hits": f"AP@{k} / hits",
-        "average_precision_by_k": f"AP@{k} / {k}",
+        "average_precision_by_k": f"AP@{k} / k",
     }
 
 

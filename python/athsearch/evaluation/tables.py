@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .results import METRICS, Evaluation, Range, Scores, titles
 
-NAME_COLUMNS = 32  # of the printed table
+MOST_COLUMNS, NAME_COLUMNS = 100, 32  # of the printed table, and of its classes' names
 HEADLINE = ("precision", "average_precision", "reciprocal_rank")
 IN_LATEX = ("precision", "average_precision", "ndcg", "reciprocal_rank")
 
@@ -46,19 +46,22 @@ def _averages(found: Evaluation) -> dict[str, tuple[Scores, Range | None]]:
 
 def _classes(found: Evaluation) -> list[str]:
     averages = _averages(found)
-    width = min(NAME_COLUMNS, max(map(len, [*averages, *found.per_class])))
     with_intervals = found.intervals is not None
+    precision, average_precision = f"P@{found.k}", f"AP@{found.k}"
+    first, second = (max(9, len(title) + 2) for title in (precision, average_precision))
+    interval_title = f"{'95 %':>15}" if with_intervals else ""
+    head = f"{precision:>{first}}{interval_title}{average_precision:>{second}}{'MRR':>9}{'queries':>11}{'cases':>13}"
+    width = min(NAME_COLUMNS, MOST_COLUMNS - len(head), max(map(len, [*averages, *found.per_class])))
+    head = f"{'':{width}}{head}"
 
     def line(name: str, scores: Scores, interval: Range | None, n_queries: int, n_cases: int) -> str:
         short = name if len(name) <= width else name[: width - 3] + "..."
-        cells = f"{short:{width}}{scores.precision:>9.3f}"
+        cells = f"{short:{width}}{scores.precision:>{first}.3f}"
         if with_intervals:
             cells += f"{_span(interval, 'precision'):>15}"
-        return f"{cells}{scores.average_precision:>9.3f}{scores.reciprocal_rank:>9.3f}{n_queries:>11,}{n_cases:>13,}"
+        cells += f"{scores.average_precision:>{second}.3f}"
+        return f"{cells}{scores.reciprocal_rank:>9.3f}{n_queries:>11,}{n_cases:>13,}"
 
-    interval_title = f"{'95 %':>15}" if with_intervals else ""
-    k = found.k
-    head = f"{'':{width}}{f'P@{k}':>9}{interval_title}{f'AP@{k}':>9}{'MRR':>9}{'queries':>11}{'cases':>13}"
     rule = "-" * len(head)
     of_class = found.intervals.per_class if found.intervals else {}
     return [
@@ -95,7 +98,7 @@ def _all_scores(found: Evaluation) -> list[str]:
 def _remarks(found: Evaluation) -> list[str]:
     k, health = found.k, found.health
     lines = [
-        f"Means over all orders of tied cases. R: cases of the query's class. AP@{k} above: / min({k}, R).",
+        f"Means over all orders of tied cases. R: cases of the query's class. AP@{k} above: / min(k, R).",
         f"Distinct codes in the database: {health.n_distinct_codes:,}; cases of one code: {health.mean_bucket:.1f} "
         f"in the mean, {health.largest_bucket:,} at most.",
         f"Cases that share their code with another class: {health.n_colliding_cases:,} of {found.n_cases:,}.",
