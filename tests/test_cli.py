@@ -288,6 +288,10 @@ def test_answers_reach_streams_that_are_closed_or_know_few_characters(archive: P
     full = subprocess.run([*("sh", "-c"), f"{command} 1 --yes >/dev/full"], check=False, capture_output=True, text=True)
     assert full.stderr == f"athsearch: standard output: No space left on device; {archive}: 1 deleted; 20 cases\n"
     assert (full.returncode, run("info", archive, "--json").json()["deleted"]) == (1, 1)  # type: ignore[index]
+    np.save(tmp_path / "codes.npy", np.zeros((3, 1), np.uint64))
+    command = f"{sys.executable} -m athsearch index {tmp_path / 'codes'} {tmp_path / 'codes.npy'} --bits 64 >/dev/full"
+    full = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert (full.returncode, "3 were added, so do not add them again" in full.stderr) == (1, True)
 
 
 # ---- bad input: one line that names the culprit, status 1 or 2, nothing lost or half-written

@@ -17,6 +17,7 @@ from ..errors import ArchiveError, ModelMismatch, SourceError
 from .common import (
     ARCHIVE,
     GOES_ON,
+    after,
     device_option,
     if_interrupted,
     is_given,
@@ -198,21 +199,23 @@ def _index_codes(
 
 def _finish(archive: Archive, kind: str | None, facts: dict[str, Any], as_json: bool, text: str) -> None:
     """Says what was added, before anything else can fail; then builds the index that was asked for, and says which."""
+    added = f"{facts['n_added']:,} were added, so do not add them again" if facts.get("n_added") else ""
     if text and not as_json:
-        click.echo(text)
+        with after(added or "nothing was added"):
+            click.echo(text)
     plan = archive.index_plan
     if kind is not None:
-        done = f"{facts['n_added']:,} were added before, so do not add them again; " if facts.get("n_added") else ""
-        advice = f"{done}`athsearch index {archive.path} --kind {kind}` builds the index"
+        advice = f"{added}{'; ' if added else ''}`athsearch index {archive.path} --kind {kind}` builds the index"
         try:
             with if_interrupted(f"the index is the one there was before; {advice}"):
                 plan = archive.build_index(kind, lambda step: say(f"index: {step}"))
         except OSError as error:
             raise ArchiveError(f"{error}; {advice}") from error
-    if as_json:
-        print_json({**facts, "index": plan.kind, "index_reason": plan.reason})
-    elif kind is not None:
-        click.echo(f"index {plan}")
+    with after(added or "nothing was added"):
+        if as_json:
+            print_json({**facts, "index": plan.kind, "index_reason": plan.reason})
+        elif kind is not None:
+            click.echo(f"index {plan}")
 
 
 def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path: Path | None, device: str) -> Archive:
