@@ -180,6 +180,25 @@ def test_names_are_told_from_folders_however_they_are_written(
 
 
 @pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("COVID", "COVID-CT-0123"), ("COVID-19", "COVID-19-AR-16434409"), ("normal", "normal_012"),
+        ("CT", "TCGA-CT-1234"), ("12", "Phantom-12"), ("no", "Case-no-17"), ("Left", "Hip_Left_003"),
+        ("01", "Patient-01"),
+    ],
+)  # fmt: skip
+def test_a_class_stays_where_a_number_stands_for_the_name(tmp_path: Path, label: str, name: str) -> None:
+    put(tmp_path / label / "a.dcm", PatientName=name)
+    assert open_source(tmp_path).items[0].label == label
+
+
+def test_a_file_may_be_called_like_a_frame(tmp_path: Path) -> None:
+    for name in ("IM1", "IM1#frame=1"):
+        put(tmp_path / name)
+    assert len(open_source(tmp_path).items) == 2
+
+
+@pytest.mark.parametrize(
     ("folder", "label"),
     [
         ("02.01.1940", None), ("01-02-1940", None), ("x02011940", None), ("19400102", None), ("31.01.2024", None),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from athsearch.codes import Codes
 from athsearch.data import Item, Source
 from athsearch.encoder import Encoder
 from athsearch.errors import ArchiveError, AthsearchError, FormatVersion
+from athsearch.files import sha256_of
 from conftest import Run
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -301,17 +305,24 @@ def test_repair_keeps_a_segment_with_gaps_as_one_file(tmp_path: Path) -> None:
         assert repaired.n_segments == 2
 
 
+@pytest.mark.parametrize("name", ["catalogue.sqlite", "000000000001.npy"])
 def test_what_may_not_be_read_is_not_taken_for_damage(
-    archive: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    archive: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def refuse(path: Path, *_: object) -> str:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refusing(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: str | Path, *arguments: Any, **options: Any) -> Any:
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *arguments, **options)
 
-    monkeypatch.setattr("athsearch.archive.verifying.sha256_of", refuse)
+        return refuse
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr("athsearch.archive.verifying.sha256_of", refusing(sha256_of))
     for command in (("repair", archive, "--into", tmp_path / "new"), ("verify", archive)):
         outcome = run(*command)
         assert (outcome.status, outcome.out) == (1, "")
-        assert outcome.error().endswith(": Permission denied")
+        assert outcome.error().endswith(f"{name}: Permission denied")
     assert not (tmp_path / "new").exists()
 
 

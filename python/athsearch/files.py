@@ -48,7 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
     replacing what stood there, or what a link there leads to; when the block raises it is removed and `path` is as it
     was. Of threads and processes that write one path at a time, the last one's file stays. An OSError names a file.
     """
-    path = path.resolve() if path.is_symlink() else path
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -111,7 +111,7 @@ class Mask:
             raise TypeError(f"rows must be int64, got {rows.dtype}; Mask.from_bools takes bools")
         if rows.size and not 0 <= rows.min() <= rows.max() < n_rows:
             raise IndexError(f"rows must be from 0 to {n_rows - 1}, got {rows.min()} to {rows.max()}")
-        rows = rows.astype(np.int64)
+        rows = rows.astype(np.int64, copy=False)
         words = np.zeros((n_rows + 63) // 64, np.uint64)
         np.bitwise_or.at(words, rows // 64, np.uint64(1) << (rows % 64).astype(np.uint64))
         return cls(words, n_rows)

@@ -20,12 +20,13 @@ from ..types import Bools, Ids
 from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
+from .kept_index import FOLDER
 from .pseudonym import PatientKey, default_key
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
 from .segment import Segment, map_segment, next_id_of_file, runs_of, write_segment
-from .verifying import check_files, problems_of_log
+from .verifying import check_files, check_readable, problems_of_log
 from .writing import appearing
 
 _SOURCE, _CONTENT, _PATIENT, _STUDY, _IS_DELETED, _RETIRED_BY = map(
@@ -71,11 +72,13 @@ def repair(
         raise ArchiveError(f"{into}: lies in the archive that is to be repaired")
     if not (path / CATALOGUE).is_file():
         raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
+    check_readable(path, (CATALOGUE, WEIGHTS, LOG, HEAD))
     cases: dict[int, tuple[Any, ...]] = {}
     contents = read_contents(path, lambda part: cases.update((row[0], row[2:]) for row in part))
     problems = contents.problems
     properties = contents.properties
-    wrong = check_files(path, contents.files())
+    copied = {name: sha256 for name, sha256 in contents.files().items() if not name.startswith(f"{FOLDER}/")}
+    wrong = check_files(path, copied)
     problems += wrong
     if not {"bits", "model_id"} <= properties.keys() and all(problem.file != WEIGHTS for problem in wrong):
         properties |= _told_by_weights(path / WEIGHTS)

@@ -79,6 +79,7 @@ def verify(
     if not (path / CATALOGUE).is_file():
         raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
     sizes = _sizes(path)
+    check_readable(path, sizes)
     told = _Told(sum(sizes.values()), progress)
     try:
         contents = read_contents(path, lambda rows: None)
@@ -119,6 +120,17 @@ def verify(
         *(contents.format, len(sizes), told.n_all, contents.n_rows, contents.n_cases, contents.n_codes_alone),
         *(tuple(problems), tuple(leftovers), tuple(unchecked)),
     )
+
+
+def check_readable(path: Path, names: Iterable[str]) -> None:
+    """Raises PermissionError where one of these files may not be read: that is no damage, and told before long work."""
+    for name in names:
+        try:
+            os.close(os.open(path / name, os.O_RDONLY))
+        except PermissionError:
+            raise
+        except OSError:
+            continue  # the checks tell
 
 
 def check_files(path: Path, listed: dict[str, str], told: _Told | None = None) -> list[Problem]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..archive.archive import Archive
-from .common import ARCHIVE, if_interrupted, json_option, key_option, print_json, say
+from .common import ARCHIVE, after, if_interrupted, json_option, key_option, print_json, say
 
 
 @click.command()
@@ -33,10 +33,12 @@ def compact(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
     ):
         report = archive.compact(lambda step: say(f"compact: {step}"))
         n_cases = archive.n_cases
-    if as_json:
-        print_json({"archive": str(archive_path), "n_cases": n_cases, **asdict(report)})
-        return
-    click.echo(
+    done = (
         f"{archive_path}: {report.n_removed:,} deleted removed, {report.n_segments_before:,} segments became "
         f"{report.n_segments:,}; {n_cases:,} cases"
     )
+    with after(done):
+        if as_json:
+            print_json({"archive": str(archive_path), "n_cases": n_cases, **asdict(report)})
+        else:
+            click.echo(done)

@@ -148,7 +148,8 @@ def index(
         }
         text = f"{archive_path}: {archive.n_cases:,} cases"
         if not as_json:
-            print_table(["images", "became"], [(count, name) for name, count in became.items()])
+            with after(f"{report.n_added + report.n_changed:,} were added"):
+                print_table(["images", "became"], [(count, name) for name, count in became.items()])
         _finish(archive, kind, facts, as_json, text)
     if not as_json:
         if report.n_differing:
@@ -199,19 +200,22 @@ def _index_codes(
 
 def _finish(archive: Archive, kind: str | None, facts: dict[str, Any], as_json: bool, text: str) -> None:
     """Says what was added, before anything else can fail; then builds the index that was asked for, and says which."""
-    added = f"{facts['n_added']:,} were added, so do not add them again" if facts.get("n_added") else ""
+    n_added = facts.get("n_added", 0) + facts.get("n_changed", 0)
+    done = f"{n_added:,} were added, so do not add them again" if n_added else ""
     if text and not as_json:
-        with after(added or "nothing was added"):
+        with after(done or "nothing was added"):
             click.echo(text)
     plan = archive.index_plan
     if kind is not None:
-        advice = f"{added}{'; ' if added else ''}`athsearch index {archive.path} --kind {kind}` builds the index"
+        before = f"{done}; " if done else ""
+        advice = f"{before}`athsearch index {archive.path} --kind {kind}` builds the index"
         try:
             with if_interrupted(f"the index is the one there was before; {advice}"):
                 plan = archive.build_index(kind, lambda step: say(f"index: {step}"))
         except OSError as error:
             raise ArchiveError(f"{error}; {advice}") from error
-    with after(added or "nothing was added"):
+        done = f"{before}the index was built"
+    with after(done or "nothing was added"):
         if as_json:
             print_json({**facts, "index": plan.kind, "index_reason": plan.reason})
         elif kind is not None:

@@ -9,7 +9,7 @@ import click
 
 from ..archive.repairing import repair as repair_archive
 from ..errors import ArchiveError
-from .common import ARCHIVE, if_interrupted, json_option, key_option, print_json, progress, say
+from .common import ARCHIVE, after, if_interrupted, json_option, key_option, print_json, progress, say
 
 
 @click.command()
@@ -34,10 +34,13 @@ def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool)
     """
     with if_interrupted(f"{into} was not made"), progress("repairing") as bar:
         report = repair_archive(archive_path, into, key_path, bar)
-    if as_json:
-        print_json({"archive": str(archive_path), "into": str(into), **asdict(report)})
-    else:
-        click.echo(f"{into}: {report.n_cases:,} cases and {report.n_codes_alone:,} codes without a case")
+    done = f"{into}: {report.n_cases:,} cases and {report.n_codes_alone:,} codes without a case"
+    with after(done):
+        if as_json:
+            print_json({"archive": str(archive_path), "into": str(into), **asdict(report)})
+        else:
+            click.echo(done)
+    if not as_json:
         for problem in report.problems:
             say(f"  {problem}")
         for first, last in report.lost:

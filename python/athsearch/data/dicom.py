@@ -131,6 +131,8 @@ def _header(path: Path, fields: Sequence[str] = ()) -> Header | None:
     from ..images.dicom_header import read_header
 
     tags = [*_TAGS, *(FIELDS[name][0] for name in fields)]
+    if not path.is_file():  # opening a pipe would wait for who writes into it
+        return None
     try:
         with open(path, "rb") as file:
             return read_header(file, path.name, tags, max(tags))
@@ -160,7 +162,7 @@ class _Told:
         dates = [match.groups() for text in map(header.text, _DATES) if (match := _DATE("".join(_words(text or ""))))]
         turned = {text for year, month, day in dates for text in (day + month + year, month + day + year)}
         self._texts = plain | turned
-        self._name = frozenset(_words(name))
+        self._name = _words_of_name(name)
 
     def are_in(self, text: str) -> bool:
         """Whether a label, or a folder's name, is one of these or consists of parts of the name.
@@ -171,6 +173,13 @@ class _Told:
         shown = "".join(words)
         is_named = any(told == shown or (len(told) > 3 and told in shown) for told in self._texts)
         return len(shown) > 1 and (is_named or self._name.issuperset(words))
+
+
+def _words_of_name(name: str) -> frozenset[str]:
+    """The words of a person's name; not those of a number in its place, such as COVID-CT-0123, which may be a class."""
+    if "^" not in name and "=" not in name:
+        name = " ".join(part for part in name.split() if not re.search("[0-9_-]", part))
+    return frozenset(word for word in _words(name) if not word.isdigit())
 
 
 @lru_cache(maxsize=1000)  # the files of a folder have most of them in common

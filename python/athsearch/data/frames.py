@@ -67,6 +67,8 @@ def _check_distinct(root: Path, items: Sequence[Item]) -> None:
     seen: set[str] = set()
     for item in items:
         image = item.source.removesuffix("#frame=1")  # which a file of one image may be named by, too
+        if image != item.source and (root / item.source).is_file():  # a file that is called so
+            image = item.source
         if image in seen:
             raise SourceError(f"{root}: {item.source} is named twice, by itself and with its file: leave out one")
         seen.add(image)
