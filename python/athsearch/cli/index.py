@@ -95,8 +95,6 @@ def index(
       athsearch index archive codes.npy --bits 64 --kind auto
       athsearch index archive --kind mih
     """
-    from ..archive.intake import check_records
-
     of_images = {
         **{"recheck": recheck or None, "update_records": update_records or None},
         **{"device": is_given("device") or None, "key": is_given("key_path") or None},
@@ -120,6 +118,8 @@ def index(
         raise click.UsageError("--bits goes with ready-made codes; images get those of the network")
     source = open_chosen(**open_options)
     if not archive_path.exists():
+        from ..archive.intake import check_records  # late: --kind and ready-made codes do without
+
         check_records(source, ())  # first: what cannot be stored makes no archive
     archive = _open_or_create(archive_path, weights, None, key_path, device)
     with archive:
