@@ -5,8 +5,8 @@
 Needs a GPU with 20 GB of free memory, 24 GB of main memory, athsearch with its CUDA module, and torch. Times are of
 whole searches, from codes and queries in main memory (the database was uploaded before) to answers there: medians.
 The share of the bandwidth is that of what copying on the GPU reads and writes, measured in the same run. Batches are
-also searched by each kernel alone: on the tensor cores (b1), and by population counts. The results are written after
-every case, to results/gpu-scan.json.
+also searched by each kernel alone: on the tensor cores (b1, and wgmma where there is one), and by population counts.
+The results are written after every case, to results/gpu-scan.json.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from machine import describe_gpu_machine, write_results
 
 from athsearch.codes import Codes
+from athsearch.errors import KernelUnavailable
 from athsearch.index import FlatIndex, GpuIndex
 from athsearch.types import Neighbors
 
@@ -42,7 +44,7 @@ CASES = (  # codes, bits, queries, k: the most wanted first
 )
 TORCH_ROWS = 1 << 24  # torch writes distances: so many rows at once
 NUMPY_ROWS = 10**7
-KERNELS = ("b1", "popcount")
+KERNELS = ("b1", "popcount", "wgmma")
 CHECKED = 2  # queries of each case that the CPU answers too
 AT_LEAST = 3  # calls, whatever time they take
 
@@ -95,6 +97,15 @@ def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, secon
     return seconds_of(lambda: index.search(queries, k), seconds)
 
 
+def time_kernels(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float) -> dict[str, float]:
+    """Seconds of each kernel that this GPU has."""
+    taken: dict[str, float] = {}
+    for name in KERNELS:
+        with suppress(KernelUnavailable):
+            taken[name] = time_athsearch(codes, queries, k, truth, seconds, name)
+    return taken
+
+
 def time_torch(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float) -> float:
     """Seconds of torch for one query. Exits where its distances are not the truth."""
     on_gpu = torch.from_numpy(codes.words.view(np.int64)).cuda()
@@ -131,7 +142,7 @@ def measure(
     queries = Codes(np.random.default_rng(2).integers(0, 2**64, (n_queries, codes.n_words), np.uint64), codes.bits)
     truth = FlatIndex(codes).search(queries[:CHECKED], k, count_ties=True)
     ours = time_athsearch(codes, queries, k, truth, seconds)
-    by = {name: time_athsearch(codes, queries, k, truth, seconds, name) for name in KERNELS if n_queries > 1}
+    by = time_kernels(codes, queries, k, truth, seconds) if n_queries > 1 else {}
     asked = (len(codes), codes.bits, k)
     if asked not in rivals:
         rivals[asked] = time_rivals(codes, queries, k, truth, seconds)
@@ -142,7 +153,7 @@ def measure(
             **{"athsearch": ours, **rivals[asked], "faiss_gpu": time_faiss(codes, queries, k, seconds)},
             **{f"athsearch_{name}": taken for name, taken in by.items()},
         },
-        "b1_times_popcount": by["popcount"] / by["b1"] if by else None,
+        "times_popcount": {name: by["popcount"] / taken for name, taken in by.items()},
         "pairs_per_s": n_queries * len(codes) / ours,
         "share_of_copy_bandwidth": codes.words.nbytes / ours / bandwidth if n_queries == 1 else None,
         "times_torch": of_torch * n_queries / ours,

@@ -2,7 +2,8 @@
 
 Compiles each file of cuda/ and writes registers and instructions of each kernel into docs/cuda.md. Exits 1 where a
 kernel spills, has a stack, or its machine code touches local memory, or lacks the tensor cores' instruction it is
-written for. Needs nvcc, cuobjdump and nvdisasm, all of the CUDA toolkit.
+written for, and where the compiler makes products wait for each other that are meant to overlap. Needs nvcc,
+cuobjdump and nvdisasm, all of the CUDA toolkit.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ BEGIN, END = "<!-- kernels: make cuda-report -->", "<!-- end -->"
 COUNTED = ("POPC", "LOP3", "LDG", "LDS", "ATOM", "RED")
 NEEDED = {
     **{("scan_b1", arch): "BMMA" for arch in ("sm_80", "sm_90a")},  # later GPUs emulate it
+    ("scan_wgmma", "sm_90a"): "BGMMA",
     **{("stage half", arch): "HMMA" for arch in ("sm_80", "sm_90a", "sm_100")},
 }  # by kernels so named
+SERIALIZED = "Potential Performance Loss"  # as ptxas says it
 LETTERS = {"scan_b1": "MN"}  # of a kernel's numbers; by default WQ, and x after a type
-NAMES = "scan|scan_b1|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
+NAMES = (
+    "scan|scan_b1|scan_wgmma|count|sort|arrange|stage|finish|attention_forward|attention_backward|sum_blocks|hash_pack"
+)
 TYPES = {"Float16": "half", "BFloat16": "bfloat16", "f": "float", "d": "double"}
 
 
@@ -63,6 +68,8 @@ def compile_file(path: Path, arch: str, nvcc: str, cuobjdump: str, folder: Path)
     kind = "-ptx" if arch.startswith("compute_") else "-cubin"
     flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-lineinfo", f"-arch={arch}", kind]
     made = _run([nvcc, *flags, "-Xptxas=-v", str(path), "-o", str(cubin)])
+    if SERIALIZED in made.stderr + made.stdout:
+        raise SystemExit(f"{path} for {arch}:\n{made.stderr}{made.stdout}")
     if kind == "-ptx":
         return {}
     used = re.findall(

@@ -107,19 +107,36 @@ void CudaDevice::count(const Count& count) {
 
 void CudaDevice::scan(const Scan& scan) {
   const Current current(number_);
-  (scan.is_by_b1 ? launch_scan_b1 : launch_scan_popcount)(scan, stream_);
+  switch (scan.kernel) {
+    case ScanKernel::kPopcount:
+      return launch_scan_popcount(scan, stream_);
+    case ScanKernel::kB1:
+      return launch_scan_b1(scan, stream_);
+    case ScanKernel::kWgmma:
+      return launch_scan_wgmma(scan, stream_);
+  }
 }
 
-// Compute capabilities 8 and 9 multiply bits; later ones emulate it, slowly. ATHSEARCH_GPU_KERNEL forces a kernel.
-unsigned CudaDevice::least_b1_queries() {
+// Compute capabilities 8 and 9 multiply bits, 9.0 those of a whole warpgroup; later ones emulate it, slowly.
+// ATHSEARCH_GPU_KERNEL forces a kernel.
+LeastQueries CudaDevice::least_queries() {
   const char* const forced = std::getenv("ATHSEARCH_GPU_KERNEL");
   const std::string name = forced == nullptr ? "" : forced;
-  if (name == "b1") return 1;
-  if (name == "popcount") return kNever;
-  if (!name.empty()) throw KernelUnavailable("kernel '" + name + "' is unknown on GPUs; available: b1, popcount");
-  int major = 0;
+  if (name == "b1") return {1, kNever};
+  if (name == "popcount") return {};
+  if (!name.empty() && name != "wgmma")
+    throw KernelUnavailable("kernel '" + name + "' is unknown on GPUs; available: b1, popcount, wgmma");
+  const Current current(number_);
+  int major = 0, minor = 0;
   ATH_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number_));
-  return major == 8 || major == 9 ? kLeastB1Queries : kNever;
+  ATH_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number_));
+  const bool has_wgmma = major == 9 && minor == 0 && is_wgmma_built();
+  if (name == "wgmma") {
+    if (!has_wgmma)
+      throw KernelUnavailable("kernel 'wgmma' needs a GPU of compute capability 9.0, and 90a among ATH_CUDA_ARCHS");
+    return {kNever, 1};
+  }
+  return {major == 8 || major == 9 ? kLeastB1Queries : kNever, has_wgmma ? kLeastWgmmaQueries : kNever};
 }
 
 void CudaDevice::sort(const Sort& sort, size_t n_queries) {

@@ -24,7 +24,7 @@ class CudaDevice : public Device {
   void arrange(const uint64_t* rows, uint64_t n_rows, unsigned n_words, uint64_t first_row, uint64_t* words) override;
   void count(const Count& count) override;
   void scan(const Scan& scan) override;
-  unsigned least_b1_queries() override;
+  LeastQueries least_queries() override;
   void sort(const Sort& sort, size_t n_queries) override;
   size_t n_shared_bytes_a_tile() override;
   void run_stage(const Stage& stage, size_t n_images, size_t n_shared_bytes) override;

@@ -28,7 +28,7 @@ Database::Database(Device& device, uint64_t n_rows, unsigned n_words)
     : device_(device),
       n_rows_(n_rows),
       n_words_(n_words),
-      least_b1_queries_(device.least_b1_queries()),
+      least_queries_(device.least_queries()),
       words_(device),
       staged_(device),
       mask_(device),
@@ -172,7 +172,7 @@ std::vector<uint64_t> Database::scan(const Part& part, uint64_t capacity) {
   others_.of_size(part.n() * capacity);
   device_.scan({codes(), searched_mask_, queries_.holding(part.queries), static_cast<unsigned>(part.n()), n_distances(),
                 limits_.holding(part.limits), histogram, candidates_.data(), n_candidates_.zeros(part.n()), capacity,
-                part.n() >= least_b1_queries_});
+                least_queries_.kernel_for(part.n())});
   device_.download(by_distance.data(), histogram, by_distance.size() * sizeof(uint64_t));
   return by_distance;
 }

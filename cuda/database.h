@@ -66,7 +66,8 @@ class Database {
 
   Device& device_;
   uint64_t n_rows_, n_appended_ = 0;
-  unsigned n_words_, least_b1_queries_;
+  unsigned n_words_;
+  LeastQueries least_queries_;
   Memory<uint64_t> words_, staged_, mask_, queries_, bins_, n_candidates_, n_kept_, begins_;
   Memory<Hit> limits_, candidates_, others_, hits_;
   const uint64_t* searched_mask_ = nullptr;

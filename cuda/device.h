@@ -35,8 +35,8 @@ class Device {
                        uint64_t* words) = 0;
   virtual void count(const Count& count) = 0;
   virtual void scan(const Scan& scan) = 0;
-  // How many queries make a scan on the tensor cores worth it, or kNever. Throws KernelUnavailable.
-  virtual unsigned least_b1_queries() = 0;
+  // Throws KernelUnavailable.
+  virtual LeastQueries least_queries() = 0;
   virtual void sort(const Sort& sort, size_t n_queries) = 0;
 
   // Shared memory that a block of a network's stage should have at most, so that several run at once.

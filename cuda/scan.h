@@ -14,8 +14,20 @@ constexpr unsigned kQueriesAPass = 8;  // where there are several, and codes are
 // Few queries are faster one by one, each at the speed of the memory; longer codes always go one by one.
 inline bool is_batch(unsigned n_queries, unsigned n_words) { return n_queries > 3 && n_words <= kMostUnrolledWords; }
 
-// By arithmetic (scan_b1.cu) the tensor cores are ahead as soon as a query no longer goes by itself.
-constexpr unsigned kLeastB1Queries = 4, kNever = ~0u;
+enum class ScanKernel { kPopcount, kB1, kWgmma };
+
+// By arithmetic (scan_b1.cu, scan_wgmma.cu) b1 is ahead as soon as a query no longer goes by itself, and wgmma as soon
+// as they are more than b1's small pass of 16.
+constexpr unsigned kLeastB1Queries = 4, kLeastWgmmaQueries = 17, kNever = ~0u;
+
+// How many queries make a scan on the tensor cores worth it.
+struct LeastQueries {
+  unsigned for_b1 = kNever, for_wgmma = kNever;
+
+  ScanKernel kernel_for(size_t n_queries) const {
+    return n_queries >= for_wgmma ? ScanKernel::kWgmma : n_queries >= for_b1 ? ScanKernel::kB1 : ScanKernel::kPopcount;
+  }
+};
 
 constexpr uint64_t kAnyRow = (uint64_t{1} << kRowBits) - 1;
 
@@ -34,7 +46,7 @@ struct Scan {
   Hit* candidates;       // [n_queries, capacity]: wanted hits in any order; those that find room
   uint64_t* n_appended;  // [n_queries]: wanted hits, with room or without
   uint64_t capacity;
-  bool is_by_b1;  // on the tensor cores
+  ScanKernel kernel;
 };
 
 // Counts hits from `firsts` on in bins of 2^shift: by distance, or, at one distance, by ranges of rows.
@@ -150,6 +162,15 @@ ATH_BOTH unsigned distance_of(const Codes& codes, uint64_t row, const uint64_t* 
   for (unsigned word = 0; word < codes.n_words; ++word)
     distance += n_set_bits(codes.words[word_place(row, word, codes.n_words)] ^ query[word]);
   return distance;
+}
+
+// A query of the pass and a row that lie near each other, read from the GPU's memory.
+ATH_BOTH Near look_again(const Scan& scan, unsigned first_query, unsigned query, uint64_t row) {
+  const uint64_t number = first_query + query;
+  const Hit hit = make_hit(distance_of(scan.codes, row, scan.queries + number * scan.codes.n_words), row);
+  const bool is_allowed =
+      row < scan.codes.n_rows && (scan.mask == nullptr || (scan.mask[row / 64] >> (row % 64) & 1u) != 0);
+  return {query, hit, is_allowed && hit <= scan.limits[number]};
 }
 
 // Phase 2, rare part: the near row of a bit.

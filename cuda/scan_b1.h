@@ -116,12 +116,8 @@ ATH_BOTH uint64_t near_pairs(const Sums (&sums)[kQueryTiles][kRowTiles]) {
 template <unsigned kQueryTiles, unsigned kRowTiles>
 ATH_BOTH Near near_pair(const Scan& scan, unsigned first, unsigned bit, uint64_t step, unsigned lane) {
   const unsigned i = bit % 4, row_tile = bit / 4 % kRowTiles, query_tile = bit / 4 / kRowTiles;
-  const unsigned query = query_of_sum(query_tile, i, lane), n_words = scan.codes.n_words;
   const uint64_t row = row_of_column<kRowTiles>(step, row_tile, 2 * (lane % 4) + i % 2);
-  const Hit hit = make_hit(distance_of(scan.codes, row, scan.queries + size_t{first + query} * n_words), row);
-  const bool is_allowed =
-      row < scan.codes.n_rows && (scan.mask == nullptr || (scan.mask[row / 64] >> (row % 64) & 1u) != 0);
-  return {query, hit, is_allowed && hit <= scan.limits[first + query]};
+  return look_again(scan, first, query_of_sum(query_tile, i, lane), row);
 }
 
 }  // namespace cuda

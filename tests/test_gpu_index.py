@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from athsearch.index import FlatIndex, GpuIndex, gpu, open_index
 from athsearch.types import Mask, Neighbors, Words
 from cuda_stand_in import StandIn, install_cuda
 
+KERNELS = ["b1", "popcount", "wgmma"]
 Test = TypeVar("Test", bound=Callable[..., Any])
 REASON = find_gpus().why_not(0)
 
@@ -30,6 +31,14 @@ REASON = find_gpus().why_not(0)
 def needs_gpu(test: Test) -> Test:
     """Marks a test for `pytest -m gpu`, and skips it elsewhere."""
     return pytest.mark.gpu(pytest.mark.skipif(REASON is not None, reason=str(REASON))(test))
+
+
+def force(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All searches by that kernel. Skips the test where only other GPUs have it."""
+    capability = find_gpus().devices[0]["compute_capability"]
+    if kernel == "wgmma" and capability != "9.0":
+        pytest.skip(f"wgmma needs compute capability 9.0, GPU 0 has {capability}")
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
 
 
 class SearchingStandIn(StandIn):
@@ -140,35 +149,41 @@ def test_the_module_is_there_without_a_driver() -> None:
 
 
 @pytest.mark.parametrize("n_codes", [1, 511, 4097, 200_000])
-@pytest.mark.parametrize("bits", [7, 36, 64, 65, 192, 256, 320, 384, 448, 512, 520])
-@pytest.mark.parametrize("kernel", ["b1", "popcount"])
+@pytest.mark.parametrize(
+    ("kernel", "bits"),
+    [
+        *product(["b1", "popcount"], [7, 36, 64, 65, 192, 256, 320, 384, 448, 512, 520]),
+        *product(["wgmma"], [36, 65, 192, 512, 520]),
+    ],
+)
 @needs_gpu
 def test_answers_are_the_flat_ones(kernel: str, bits: int, n_codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
+    force(kernel, monkeypatch)
     for n_queries, flip in ((1, 0.0), (3, 0.5), (20, 0.02)):
         assert_answers_are_the_flat_ones(bits, n_codes, n_queries, flip)
 
 
-@pytest.mark.parametrize("n_queries", [4, 16, 17, 64, 130])
-@pytest.mark.parametrize("kernel", ["b1", "popcount"])
+@pytest.mark.parametrize("n_queries", [4, 16, 17, 64, 130, 257])
+@pytest.mark.parametrize("kernel", KERNELS)
 @needs_gpu
 def test_full_passes_and_one_query_more_are_answered(
     kernel: str, n_queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
+    force(kernel, monkeypatch)
     assert_answers_are_the_flat_ones(128, 4097, n_queries, 0.2)
 
 
-@pytest.mark.parametrize("kernel", ["b1", "popcount"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @needs_gpu
 def test_the_longest_codes_are_found(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", kernel)
+    force(kernel, monkeypatch)
     assert_answers_are_the_flat_ones(4096, 3000, 20, 0.3)
 
 
+@pytest.mark.parametrize("kernel", ["b1", "wgmma"])
 @needs_gpu
-def test_indexes_of_short_and_long_codes_are_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", "b1")
+def test_indexes_of_short_and_long_codes_are_searched_at_once(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(kernel, monkeypatch)
     codes = [random_codes(3000, bits, 1, 0.3) for bits in (64, 4096)]
     queries = [random_codes(20, bits, 2, 0.3) for bits in (64, 4096)]
     truths = [FlatIndex(of).search(asked, 10, count_ties=True) for of, asked in zip(codes, queries, strict=True)]
@@ -184,7 +199,16 @@ def test_indexes_of_short_and_long_codes_are_searched_at_once(monkeypatch: pytes
 @needs_gpu
 def test_an_unknown_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", "sse9")
-    with pytest.raises(KernelUnavailable, match="'sse9' is unknown on GPUs; available: b1, popcount"):
+    with pytest.raises(KernelUnavailable, match="'sse9' is unknown on GPUs; available: b1, popcount, wgmma"):
+        GpuIndex(random_codes(9, 64, 1, 0.5))
+
+
+@needs_gpu
+def test_wgmma_is_refused_by_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_gpus().devices[0]["compute_capability"] == "9.0":
+        pytest.skip("GPU 0 has wgmma")
+    monkeypatch.setenv("ATHSEARCH_GPU_KERNEL", "wgmma")
+    with pytest.raises(KernelUnavailable, match=r"'wgmma' needs a GPU of compute capability 9\.0"):
         GpuIndex(random_codes(9, 64, 1, 0.5))
 
 

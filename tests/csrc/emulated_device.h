@@ -18,6 +18,7 @@
 #include "../../cuda/device.h"
 #include "emulated_fragments.h"
 #include "emulated_mma.h"
+#include "emulated_wgmma.h"
 
 namespace athsearch {
 namespace cuda {
@@ -28,8 +29,8 @@ class EmulatedDevice : public Device {
   EmulatedDevice(uint64_t seed, unsigned n_blocks, uint64_t n_bytes)
       : random_(seed), is_shuffled_(seed != 0), n_blocks_(n_blocks), n_free_(n_bytes) {}
 
-  uint64_t n_scans = 0, n_b1_scans = 0, n_counts = 0;
-  unsigned n_queries_for_b1 = kNever;
+  uint64_t n_scans = 0, n_b1_scans = 0, n_wgmma_scans = 0, n_counts = 0;
+  LeastQueries least;
   size_t n_tile_bytes = 113 * 1024;  // as on an H100
 
   void* allocate(size_t n_bytes) override {
@@ -81,11 +82,12 @@ class EmulatedDevice : public Device {
     });
   }
 
-  unsigned least_b1_queries() override { return n_queries_for_b1; }
+  LeastQueries least_queries() override { return least; }
 
   void scan(const Scan& scan) override {
     ++n_scans;
-    if (!scan.is_by_b1) return scan_popcount(scan);
+    if (scan.kernel == ScanKernel::kPopcount) return scan_popcount(scan);
+    if (scan.kernel == ScanKernel::kWgmma) return ++n_wgmma_scans, scan_wgmma(scan);
     ++n_b1_scans;
     scan.n_queries <= kMmaQueries ? scan_b1<1, 8>(scan) : scan_b1<4, 4>(scan);
   }
@@ -163,6 +165,60 @@ class EmulatedDevice : public Device {
               },
               [&](unsigned counter, unsigned n_hits) { add_together(&counters[counter], uint64_t{n_hits}); });
         }
+    });
+  }
+
+  void scan_wgmma(const Scan& scan) {
+    const Codes& codes = scan.codes;
+    const unsigned n = n_planes(codes.n_words), n_tiles = n_query_tiles(scan.n_queries, codes.n_words);
+    const auto n_y = static_cast<unsigned>(std::min<uint64_t>(n_row_tiles(codes.n_rows), n_blocks_));
+    each_block(n_y, scan.n_queries, kWgmmaQueries * n_tiles, [&](uint64_t y, unsigned first, unsigned) {
+      uint64_t* const counters = scan.histogram + uint64_t{first} * scan.n_distances;
+      const Bytes bytes = shared_bytes(sizeof(WgmmaShared) + wgmma_query_bytes(codes.n_words, n_tiles), 227 * 1024 / 2);
+      auto& shared = *reinterpret_cast<WgmmaShared*>(bytes.get());
+      auto* const queries = reinterpret_cast<Doubled*>(bytes.get() + sizeof(WgmmaShared));
+      const SharedBytes seen{bytes.get(), sizeof(WgmmaShared) + wgmma_query_bytes(codes.n_words, n_tiles), 1024};
+      const uint64_t of_queries = descriptor_of(seen.address_of(queries), kWgmmaQueries),
+                     of_rows = descriptor_of(seen.address_of(shared.rows), kWgmmaRows);
+      std::vector<RowPlace> next(kWgmmaThreads, RowPlace{y, 0});
+      std::vector<RowWords> words(kWgmmaThreads);
+      each_thread(kWgmmaThreads, [&](unsigned thread) {
+        load_query_tiles(thread, scan, first, n_tiles, queries, shared);
+        read_rows(codes, next[thread], thread, words[thread]);
+      });
+      const auto expand = [&] {
+        each_thread(kWgmmaThreads, [&](unsigned thread) {
+          expand_rows(codes, n_y, thread, next[thread], words[thread], shared);
+          read_rows(codes, next[thread], thread, words[thread]);
+        });
+      };
+      for (uint64_t row_tile = y; row_tile < n_row_tiles(codes.n_rows); row_tile += n_y) {
+        expand();
+        for (unsigned tile = 0; tile < n_tiles; ++tile) {
+          std::vector<WgmmaSums> sums(kWgmmaThreads);
+          for (unsigned plane = 0; plane < n; plane += 2) {
+            if (plane > 0 && plane % kMostRowPlanes == 0) expand();
+            wgmma_b1_and_popc(sums, of_queries + planes_on(tile * n + plane, kWgmmaQueries),
+                              of_rows + planes_on(plane % kMostRowPlanes, kWgmmaRows), plane > 0, seen);
+          }
+          for (const unsigned warp : order(kWgmmaThreads / 32))
+            for (unsigned half = 0; half < 2; ++half) {
+              uint64_t near[32] = {};
+              for (unsigned thread = 32 * warp; thread < 32 * warp + 32; ++thread) {
+                const int32_t limit = shared.limits[tile][thread / 4][half];
+                if (least_sum(sums[thread], half) <= limit) near[thread % 32] = near_sums(sums[thread], half, limit);
+              }
+              append_warp(
+                  scan, first, near,
+                  [&](unsigned lane, unsigned i) {
+                    const unsigned thread = 32 * warp + lane;
+                    return look_again(scan, first, tile * kWgmmaQueries + query_of_half(half, thread),
+                                      row_tile * kWgmmaRows + row_of_sum(i, thread));
+                  },
+                  [&](unsigned counter, unsigned n_hits) { add_together(&counters[counter], uint64_t{n_hits}); });
+            }
+        }
+      }
     });
   }
 
@@ -325,9 +381,11 @@ class EmulatedDevice : public Device {
     }
   }
 
-  Bytes shared_bytes(unsigned n_words, unsigned n_of_pass, unsigned n_counters) const {
-    const size_t n_bytes = Shared::n_bytes(n_words, n_of_pass, n_counters);
-    if (n_bytes > 48 * 1024) throw std::runtime_error("more shared memory than a block may have");
+  static Bytes shared_bytes(unsigned n_words, unsigned n_of_pass, unsigned n_counters) {
+    return shared_bytes(Shared::n_bytes(n_words, n_of_pass, n_counters), 48 * 1024);
+  }
+  static Bytes shared_bytes(size_t n_bytes, size_t most) {
+    if (n_bytes > most) throw std::runtime_error("more shared memory than a block may have");
     Bytes bytes(new uint8_t[n_bytes]);
     std::memset(bytes.get(), 0xA5, n_bytes);
     return bytes;

@@ -64,7 +64,7 @@ std::vector<Hit> answer_of(const Answer& answer, size_t q) {
 
 uint64_t n_narrowed = 0, n_repeated = 0;  // searches that took the rare ways, lest they be tested by none
 
-bool is_right_by(const Case& given, unsigned least_b1_queries) {
+bool is_right_by(const Case& given, const LeastQueries& least) {
   const unsigned n_words = (given.n_bits + 63) / 64;
   std::mt19937_64 random(given.seed + 1);
   const std::vector<uint64_t> rows = random_codes(given, given.n_rows, random);
@@ -75,7 +75,7 @@ bool is_right_by(const Case& given, unsigned least_b1_queries) {
   const uint64_t* asked_mask = given.allowed < 1 ? mask.data() : nullptr;
 
   EmulatedDevice device(given.seed, 1 + static_cast<unsigned>(random() % 7), uint64_t{1} << 33);
-  device.n_queries_for_b1 = least_b1_queries;
+  device.least = least;
   Database database(device, given.n_rows, n_words);
   const uint64_t cut = given.n_rows == 0 ? 0 : random() % given.n_rows;
   database.append(rows.data(), cut);
@@ -98,27 +98,36 @@ bool is_right_by(const Case& given, unsigned least_b1_queries) {
     if (answer_of(near, q) != std::vector<Hit>(all.begin(), end)) return false;
   }
   if (given.n_rows == 0) return true;
-  return given.n_queries < least_b1_queries ? device.n_b1_scans == 0 : device.n_b1_scans >= 2;
+  const ScanKernel kernel = least.kernel_for(given.n_queries);
+  return (device.n_wgmma_scans >= 2) == (kernel == ScanKernel::kWgmma) &&
+         (device.n_b1_scans >= 2) == (kernel == ScanKernel::kB1);
 }
 
-// By population counts, and on the tensor cores.
-bool is_right(const Case& given) { return is_right_by(given, kNever) && is_right_by(given, 1); }
+constexpr LeastQueries kByPopcount, kByB1{1, kNever}, kByWgmma{kNever, 1};
+constexpr LeastQueries kByNumber{kLeastB1Queries, kLeastWgmmaQueries};
+
+bool is_right(const Case& given, std::initializer_list<LeastQueries> kernels) {
+  return std::all_of(kernels.begin(), kernels.end(),
+                     [&](const LeastQueries& least) { return is_right_by(given, least); });
+}
 
 // Each element of the fragments' matrices is in one place of one lane.
 bool is_fragment_layout_right() {
-  const auto is_covered = [](unsigned n_rows, unsigned n_columns, unsigned n_of_lane, auto place_of) {
+  const auto is_covered = [](unsigned n_rows, unsigned n_columns, unsigned n_of_lane, auto place_of,
+                             unsigned n_lanes = 32) {
     std::vector<bool> is_held(n_rows * n_columns, false);
-    for (unsigned lane = 0; lane < 32; ++lane)
+    for (unsigned lane = 0; lane < n_lanes; ++lane)
       for (unsigned i = 0; i < n_of_lane; ++i) {
         const Place place = place_of(lane, i);
         if (place.row >= n_rows || place.column >= n_columns || is_held[place.row * n_columns + place.column])
           return false;
         is_held[place.row * n_columns + place.column] = true;
       }
-    return 32 * n_of_lane == n_rows * n_columns;
+    return n_lanes * n_of_lane == n_rows * n_columns;
   };
   return is_covered(16, 256, 128, place_in_a) && is_covered(256, 8, 64, place_in_b) &&
-         is_covered(16, 8, 4, place_in_sums);
+         is_covered(16, 8, 4, place_in_sums) &&
+         is_covered(kWgmmaQueries, kWgmmaRows, 2 * kHalfSums, place_in_wgmma_sums, kWgmmaThreads);
 }
 
 // Every word of every row has a place of its own, and the threads of a step's blocks see each padded row once.
@@ -204,8 +213,11 @@ int main() {
       cases.push_back({2000, n_queries, 1 + seed % 40, n_bits, 0.3, seed % 2 == 0 ? 1 : 0.5, seed, false});
       ++seed;
     }
+  // Several tiles of queries a pass, and passes of 3 tiles and of 2.
+  cases.push_back({600, 257, 5, 65, 0.3, 0.5, seed, false});
+  cases.push_back({600, 257, 5, 640, 0.3, 1, seed + 1, false});
   for (const Case& given : cases)
-    if (!is_right(given)) return given.print("wrong"), 1;
+    if (!is_right(given, {kByPopcount, kByB1, kByWgmma, kByNumber})) return given.print("wrong"), 1;
   // More rows than there is room for candidates: without ties, with a few codes only, in the order of the codes, and
   // with the k-th at the end of a range of rows.
   n_repeated = n_narrowed = 0;
@@ -213,7 +225,8 @@ int main() {
                             Case{200'000, 1, 90'000, 20, 0, 0.9, 0, false}, Case{150'000, 1, 10, 64, 0.01, 1, 8, true},
                             Case{150'000, 4, 1, 8, 0, 1, 9, true}, Case{150'000, 4, 10, 64, 0.3, 0.3, 10, true},
                             Case{300'000, 1, 512, 64, 0, 1, 11, true}})
-    if (!is_right(given) || !is_right_by(given, kLeastB1Queries)) return given.print("wrong"), 1;
+    if (!is_right(given, {kByPopcount, kByB1, kByNumber}) || (given.n_queries > 4 && !is_right(given, {kByWgmma})))
+      return given.print("wrong"), 1;
   if (n_repeated == 0 || n_narrowed == 0) return std::puts("no search overflowed: these cases test nothing"), 1;
   return 0;
 }

@@ -23,7 +23,7 @@ class GpuIndex(CheckedIndex):
 
     Raises DeviceError without the CUDA module or that GPU, and where the GPU is too old for it, CudaError where the
     GPU's memory is short (it says by how much) or the GPU fails, KernelUnavailable when ATHSEARCH_GPU_KERNEL names none
-    of its kernels (b1, popcount).
+    of its kernels (b1, popcount, wgmma), or wgmma where there is none.
     """
 
     def __init__(self, codes: Codes | Sequence[Codes], ids: Ids | None = None, device: int = 0) -> None:
