@@ -7,14 +7,14 @@
 //     of 8-bit integers it takes 128 clocks of a multiprocessor. That is 128 pairs a clock up to 128 bits, 64 up to 256
 //     and 32 up to 512: 132 x 1.83 GHz x 128 = 3.1e13 pairs a second for 64 and 128 bits on an H100 or H200, 1.5e13 for
 //     256 and 7.7e12 for 512.
-//   instructions: nvcc 13.0 makes 97 for a thread's 128 sums, of which 64 are the VIMNMX3 and VIMNMX that find the
-//     least of each query's, and 23 more for each further k-step. A tile of rows takes 64 up to 64 bits, 75 beyond, and
+//   instructions: nvcc 13.0 makes 99 for a thread's 128 sums, of which 64 are the VIMNMX3 and VIMNMX that find the
+//     least of each query's, and 24 more for each further k-step. A tile of rows takes 64 up to 64 bits, 75 beyond, and
 //     64 more for each further k-step; up to four tiles of queries share these. Together that is 0.9 a sum up to 128
-//     bits, 1.2 for 256 and 1.8 for 512: at four a clock, 145, 141, 105 and 70 pairs for 64, 128, 256 and 512 bits. So
+//     bits, 1.2 for 256 and 1.9 for 512: at four a clock, 142, 139, 103 and 69 pairs for 64, 128, 256 and 512 bits. So
 //     the products are the limit. VIMNMX3, if it goes at 64 lanes a clock, ends at the same 128 pairs.
 //   shared memory: products read 80 bytes a clock of the 128 there are.
-//   memory: a pass of up to 256 queries reads each code once. With up to 64 queries, 102 pairs a clock by instructions
-//     are 3.9e11 rows a second: as much as an H100's memory has of 64 bits (3.0 TB/s, a copy's rate: 3.7e11).
+//   memory: a pass of up to 256 queries reads each code once. With up to 64 queries, 100 pairs a clock by instructions
+//     are 3.8e11 rows a second: as much as an H100's memory has of 64 bits (3.0 TB/s, a copy's rate: 3.7e11).
 //   scan_b1 ends at 65 pairs a clock from 17 queries on; up to 16 its smaller pass takes fewer instructions than this.
 // Products wait for words, and sums for products: so three blocks of a warpgroup take turns on a multiprocessor (168
 // registers a thread, 65 KiB of shared memory a block). A near pair costs its warp two instructions for each of a
@@ -74,11 +74,11 @@ __device__ __forceinline__ uint32_t address_of(const void* in_shared) {
 
 extern __shared__ Doubled queries[];
 
-__global__ void __launch_bounds__(kWgmmaThreads, kBlocks) scan_wgmma_kernel(const Scan scan, const unsigned n_tiles) {
+__global__ void __launch_bounds__(kWgmmaThreads, kBlocks) scan_wgmma_kernel(const Scan scan, const unsigned n_of_pass) {
 #if ATH_IS_SM_90A
   __shared__ WgmmaShared shared;
-  const unsigned thread = threadIdx.x, lane = thread % 32, first = blockIdx.x * n_tiles * kWgmmaQueries;
-  const unsigned n = n_planes(scan.codes.n_words);
+  const unsigned thread = threadIdx.x, lane = thread % 32, first = blockIdx.x * n_of_pass * kWgmmaQueries;
+  const unsigned n_tiles = n_tiles_there(scan.n_queries, first, n_of_pass), n = n_planes(scan.codes.n_words);
   load_query_tiles(thread, scan, first, n_tiles, queries, shared);
   const uint64_t of_queries = descriptor_of(address_of(queries), kWgmmaQueries);
   const uint64_t of_rows = descriptor_of(address_of(shared.rows), kWgmmaRows);

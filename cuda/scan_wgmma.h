@@ -13,24 +13,24 @@
 namespace athsearch {
 namespace cuda {
 
-constexpr unsigned kWgmmaThreads = 128;                   // a warpgroup
-constexpr unsigned kWgmmaQueries = 64, kWgmmaRows = 256;  // of a tile: a product has 64 x 256 sums
-constexpr unsigned kHalfSums = 64;                        // a thread has so many of each of two queries
-constexpr unsigned kMostQueryTiles = 4, kMostRowPlanes = 8;
+constexpr unsigned kWgmmaThreads = 128;                      // a warpgroup
+constexpr unsigned kWgmmaQueries = 64, kWgmmaRows = 256;     // of a tile: a product has 64 x 256 sums
+constexpr unsigned kHalfSums = 64;                           // a thread has so many of each of two queries
+constexpr unsigned kMostQueryTiles = 4, kMostRowPlanes = 8;  // in shared memory
 
+// A word and its complement: of a row in this order, of a query the other way round.
 struct alignas(16) Doubled {
-  uint64_t word, other;
+  uint64_t first, second;
 };
 struct WgmmaSums {
   int32_t of[2 * kHalfSums];
 };
 
-// What a block keeps in shared memory. Behind it, in bytes that the launch provides, are its queries:
+// What a block keeps in shared memory, beside its queries in bytes that the launch provides:
 // [n_tiles, n_planes, kWgmmaQueries].
 struct WgmmaShared {
   Doubled rows[kMostRowPlanes][kWgmmaRows];
-  int32_t limits[kMostQueryTiles][kWgmmaThreads / 4]
-                [2];  // the largest distances that are wanted, by thread / 4 and half
+  int32_t limits[kMostQueryTiles][kWgmmaThreads / 4][2];  // the largest wanted distance, by thread / 4 and half
 };
 
 ATH_BOTH unsigned n_planes(unsigned n_words) { return (n_words + 1) / 2 * 2; }
@@ -47,15 +47,19 @@ inline unsigned n_query_tiles(unsigned n_queries, unsigned n_words) {
   const unsigned n_passes = (n_tiles + kMostQueryTiles - 1) / kMostQueryTiles;
   return (n_tiles + n_passes - 1) / n_passes;
 }
+// As many of them as have a query.
+ATH_BOTH unsigned n_tiles_there(unsigned n_queries, unsigned first, unsigned n_tiles) {
+  return static_cast<unsigned>(smaller((n_queries - first + kWgmmaQueries - 1) / kWgmmaQueries, n_tiles));
+}
 
 ATH_BOTH uint64_t n_row_tiles(uint64_t n_rows) { return (n_rows + kWgmmaRows - 1) / kWgmmaRows; }
 
-// Two planes of a matrix from an address in shared memory on. Bits 0 to 13: address / 16; 16 to 29: bytes / 16 to the
-// core matrix next along k, which is in the next plane; 32 to 45: to that of the next 8 queries or rows; 62 and 63: no
-// swizzle. Planes further on are `planes_on` more.
+// Two planes of a matrix from an address in shared memory on. Bits 0 to 13: the address's last 18 bits, / 16; 16 to 29:
+// bytes / 16 to the core matrix next along k, which is in the next plane; 32 to 45: to that of the next 8 queries or
+// rows; 62 and 63: no swizzle. Planes further on are `planes_on` more.
 ATH_BOTH uint64_t descriptor_of(uint32_t address, unsigned n_of_plane) {
   constexpr uint64_t kUnit = 16, kCoreMatrix = 8 * sizeof(Doubled);
-  return address / kUnit | n_of_plane * sizeof(Doubled) / kUnit << 16 | kCoreMatrix / kUnit << 32;
+  return (address & 0x3FFFF) / kUnit | n_of_plane * sizeof(Doubled) / kUnit << 16 | kCoreMatrix / kUnit << 32;
 }
 ATH_BOTH uint64_t planes_on(unsigned n, unsigned n_of_plane) { return n * n_of_plane * sizeof(Doubled) / 16; }
 
@@ -79,8 +83,8 @@ ATH_BOTH void load_query_tiles(unsigned thread, const Scan& scan, unsigned first
     for (unsigned plane = thread / kWgmmaQueries; plane < n; plane += kWgmmaThreads / kWgmmaQueries) {
       Doubled bits{};
       if (query < scan.n_queries && plane < n_words) {
-        bits.other = scan.queries[size_t{query} * n_words + plane];
-        bits.word = ~bits.other;
+        bits.second = scan.queries[size_t{query} * n_words + plane];
+        bits.first = ~bits.second;
       }
       queries[(tile * n + plane) * kWgmmaQueries + thread % kWgmmaQueries] = bits;
     }

@@ -170,14 +170,16 @@ class EmulatedDevice : public Device {
 
   void scan_wgmma(const Scan& scan) {
     const Codes& codes = scan.codes;
-    const unsigned n = n_planes(codes.n_words), n_tiles = n_query_tiles(scan.n_queries, codes.n_words);
+    const unsigned n = n_planes(codes.n_words), n_of_pass = n_query_tiles(scan.n_queries, codes.n_words);
+    const size_t n_bytes = sizeof(WgmmaShared) + wgmma_query_bytes(codes.n_words, n_of_pass);
     const auto n_y = static_cast<unsigned>(std::min<uint64_t>(n_row_tiles(codes.n_rows), n_blocks_));
-    each_block(n_y, scan.n_queries, kWgmmaQueries * n_tiles, [&](uint64_t y, unsigned first, unsigned) {
+    each_block(n_y, scan.n_queries, kWgmmaQueries * n_of_pass, [&](uint64_t y, unsigned first, unsigned) {
       uint64_t* const counters = scan.histogram + uint64_t{first} * scan.n_distances;
-      const Bytes bytes = shared_bytes(sizeof(WgmmaShared) + wgmma_query_bytes(codes.n_words, n_tiles), 227 * 1024 / 2);
+      const Bytes bytes = shared_bytes(n_bytes, 227 * 1024 / 2);
       auto& shared = *reinterpret_cast<WgmmaShared*>(bytes.get());
       auto* const queries = reinterpret_cast<Doubled*>(bytes.get() + sizeof(WgmmaShared));
-      const SharedBytes seen{bytes.get(), sizeof(WgmmaShared) + wgmma_query_bytes(codes.n_words, n_tiles), 1024};
+      const SharedBytes seen{bytes.get(), n_bytes, 1024};
+      const unsigned n_tiles = n_tiles_there(scan.n_queries, first, n_of_pass);
       const uint64_t of_queries = descriptor_of(seen.address_of(queries), kWgmmaQueries),
                      of_rows = descriptor_of(seen.address_of(shared.rows), kWgmmaRows);
       std::vector<RowPlace> next(kWgmmaThreads, RowPlace{y, 0});
