@@ -129,6 +129,8 @@ def test_a_damaged_index_is_named_and_can_be_built_anew(archive: Archive, damage
             found(opened, 2)
         assert found(opened, 2, "flat") == truth
         assert run("query", archive.path, "--id", 2).status == 1
+        told = run("verify", archive.path).err
+        assert f"{archive.path}: 1 problem; `athsearch index {archive.path} --kind auto` builds the index anew" in told
         opened.build_index("mih")
         assert found(opened, 2) == truth
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..archive.kept_index import FOLDER
 from ..archive.pseudonym import default_key
 from ..archive.verifying import verify as verify_archive
 from ..errors import ArchiveError
@@ -52,7 +53,10 @@ def verify(archive_path: Path, key_path: Path | None, as_json: bool) -> None:
         for name in report.leftovers:
             say(f"  {name}: listed nowhere, left by a writer that was stopped: harmless")
     if not report.is_sound:
-        advice = f"; `athsearch repair {archive_path} --into NEW` makes an archive of all that is sound"
-        raise ArchiveError(
-            f"{archive_path}: {len(report.problems):,} problems{advice if report.can_be_repaired else ''}"
-        )
+        advice = ""
+        if report.can_be_repaired:
+            advice = f"; `athsearch repair {archive_path} --into NEW` makes an archive of all that is sound"
+        elif all(problem.file.startswith(f"{FOLDER}/") for problem in report.problems):
+            advice = f"; `athsearch index {archive_path} --kind auto` builds the index anew"
+        found = f"{len(report.problems):,} problem{'s' if len(report.problems) > 1 else ''}"
+        raise ArchiveError(f"{archive_path}: {found}{advice}")

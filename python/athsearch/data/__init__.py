@@ -84,6 +84,8 @@ def open_source(
         raise SourceError(f"{whole}: no such file or folder")
     if os.path.isdir(whole):
         source = folder.read(whole)
+    elif not os.path.isfile(whole):  # opening a pipe would wait for who writes into it
+        raise SourceError(f"{whole}: neither a folder nor a file")
     elif suffix in (".csv", ".tsv"):
         source = manifest.read(whole, path_column, label_column, patient_column, split_column)
     elif suffix == ".npz":
