@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -57,3 +59,17 @@ def test_the_commands_run(folder: Path) -> None:
         words = shlex.split(line, comments=True)
         subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
     assert (folder / "hits.png").exists()
+
+
+def test_the_recipes_figures_are_those_of_the_results() -> None:
+    results = json.loads((Path(__file__).parent.parent / "benchmarks/results/recipes.json").read_text())
+
+    def plain(value: float) -> str:
+        return f"{value:.3f}".lstrip("0")
+
+    for name in ("fundus_eye4", "rbc12", "pneumoniamnist"):
+        lines = [line for line in results if line["recipe"] == "default" and line["set"] == name]
+        found = sorted(line["macro"]["precision"] for line in lines)
+        assert sorted(line["seed"] for line in lines) == [0, 1, 2, 3, 4]
+        (row,) = (line for line in README.splitlines() if line.startswith("| ") and name in line)
+        assert row.endswith(f"| {plain(mean(found))} ({plain(found[0])} to {plain(found[-1])}), five seeds |")
