@@ -42,7 +42,8 @@ Network::Network(Device& device, size_t size, std::vector<float> values, std::ve
 void Network::finish(size_t bits, std::vector<float> weights, std::vector<float> bias) {
   Description::finish(bits, std::move(weights), std::move(bias));
   if (!has_float16_form(*this)) dtype_ = Dtype::kFloat32;
-  stages_ = plan_stages(*this, device_.n_shared_bytes_a_tile(), dtype_);
+  stages_ = plan_stages(*this, device_.n_shared_bytes_a_tile(), dtype_,
+                        tile_sizes.empty() ? usual_tile_sizes(dtype_) : tile_sizes);
   table_.holding(values());
 
   // All weights in one piece, each step's first ones aligned to 16 bytes.

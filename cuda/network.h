@@ -24,7 +24,8 @@ class Network : public Description {
   // What tiles and planes hold, once it is finished.
   Dtype dtype() const { return dtype_; }
   unsigned n_words() const { return static_cast<unsigned>((bits() + 63) / 64); }
-  size_t most_images = 4096;  // at once; fewer where their planes would need more than 512 MB
+  std::vector<TileSize> tile_sizes;  // that stages are planned with; none: the usual ones
+  size_t most_images = 4096;         // at once; fewer where their planes would need more than 512 MB
   // Launches for each part of a run.
   size_t n_launches() const { return stages_.size() + 1; }
   const std::vector<StagePlan>& stages() const { return stages_; }

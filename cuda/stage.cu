@@ -33,30 +33,36 @@ namespace cuda {
 
 namespace {
 
+constexpr size_t kBlocksAtOnce = 2;  // of a multiprocessor
+
 extern __shared__ float4 shared_fours[];
 
 template <class T>
-__global__ void __launch_bounds__(kStageThreads, 2) stage_kernel(const __grid_constant__ Stage stage) {
+__global__ void __launch_bounds__(kStageThreads, kBlocksAtOnce) stage_kernel(const __grid_constant__ Stage stage) {
   T* const shared = reinterpret_cast<T*>(shared_fours);
-  const TileOfImage tile = tile_of_image(stage, blockIdx.y, blockIdx.x);
-  for (unsigned number = 0; number < stage.n_steps; ++number) {
-    if constexpr (sizeof(T) == 2) {
-      const StageStep& step = stage.steps[number];
-      if (is_of_warps<T>(step)) convolve(Warp(), threadIdx.x / 32, stage, step, tile, shared);
+  TileOfImage tile = first_tile(stage, blockIdx.y, blockIdx.x);
+  do {
+    for (unsigned number = 0; number < stage.n_steps; ++number) {
+      if constexpr (sizeof(T) == 2) {
+        const StageStep& step = stage.steps[number];
+        if (is_of_warps<T>(step)) convolve(Warp(), threadIdx.x / 32, stage, step, tile, shared);
+      }
+      run_step(threadIdx.x, stage, number, tile, shared);
+      __syncthreads();
     }
-    run_step(threadIdx.x, stage, number, tile, shared);
-    __syncthreads();
-  }
+  } while (kMayStream<T> && ++tile.y < tile.end_y);
 }
 
 template <class T>
-void launch(const Stage& stage, size_t n_images, size_t n_shared_bytes, Stream stream) {
-  int device = 0, most_bytes = 0;
+void launch(Stage stage, size_t n_images, size_t n_shared_bytes, Stream stream) {
+  int device = 0, most_bytes = 0, n_multiprocessors = 0;
   ATH_CHECK(cudaGetDevice(&device));
   ATH_CHECK(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   // The kernel's on this GPU, for all threads: always the most, lest one lowers it before another's launch.
   ATH_CHECK(cudaFuncSetAttribute(stage_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes));
-  const dim3 grid(stage.n_tiles_y * stage.n_tiles_x, static_cast<unsigned>(n_images));
+  ATH_CHECK(cudaDeviceGetAttribute(&n_multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  stage.n_streamed = n_streamed_for(stage, n_images, kBlocksAtOnce * static_cast<size_t>(n_multiprocessors));
+  const dim3 grid(n_blocks_of_image(stage), static_cast<unsigned>(n_images));
   stage_kernel<T><<<grid, kStageThreads, n_shared_bytes, stream>>>(stage);
   ATH_CHECK(cudaGetLastError());
 }

@@ -6,6 +6,12 @@
 // shared memory and leaves one there, and only what later stages need is written to the GPU's memory. Tiles are larger
 // by what the windows of the steps after them reach; that border is computed by several blocks. What a tile has outside
 // of the picture is zero, as the windows want it.
+//
+// A block that streams does the tiles of a strip, bands of a few rows, from top to bottom, all steps for each. Steps
+// are ahead of those that read from them by as many rows as windows reach, so that each band makes as many rows as its
+// core has, none of them twice. The last ones, which windows of the next band reach, are kept beside the tiles: a step
+// makes a plane's new rows and takes those kept, the step after it keeps the last of all these. So tiles may share
+// room, and places in a window are the same in every band, which a ring of rows would not have.
 #pragma once
 
 #include <cmath>
@@ -49,12 +55,36 @@ struct Stage {
   int order[3];            // the channels' places in a square
   Dtype dtype;             // of tiles and planes: kFloat32 or kFloat16
   unsigned n_steps, n_tiles_y, n_tiles_x;
+  unsigned n_streamed;        // tiles that a block does, one below the other; 1: it does not stream
+  int n_lead, n_lead_at_top;  // tiles before a block's first, where that is in the picture and where it is its first
   TiledPlane planes[kMostStagePlanes];
   StageStep steps[kMostStageSteps];
 };
 
-ATH_BOTH TileOfImage tile_of_image(const Stage& stage, size_t image, unsigned tile) {
-  return {image, static_cast<int>(tile / stage.n_tiles_x), static_cast<int>(tile % stage.n_tiles_x)};
+// Only 16-bit floats: in a kernel of 32-bit ones there are no registers left for it.
+template <class T>
+constexpr bool kMayStream = sizeof(T) == 2;
+
+ATH_BOTH unsigned n_blocks_of_image(const Stage& stage) {
+  return (stage.n_tiles_y + stage.n_streamed - 1) / stage.n_streamed * stage.n_tiles_x;
+}
+
+// How many tiles a block streams where a GPU has room for so many blocks at once: the less, the shorter few images
+// take, though each block has its lead.
+inline unsigned n_streamed_for(const Stage& stage, size_t n_images, size_t n_blocks_at_once) {
+  const size_t n_parts = n_blocks_at_once / (n_images * stage.n_tiles_x);
+  if (stage.n_streamed == 1 || n_parts < 2) return stage.n_streamed;
+  const auto n = static_cast<unsigned>((stage.n_tiles_y + n_parts - 1) / n_parts);
+  return static_cast<int>(n) + stage.n_lead < static_cast<int>(stage.n_tiles_y) + stage.n_lead_at_top
+             ? n
+             : stage.n_streamed;
+}
+
+// The first of a block's tiles: it goes on with the next y until end_y.
+ATH_BOTH TileOfImage first_tile(const Stage& stage, size_t image, unsigned block) {
+  const int begin = static_cast<int>(block / stage.n_tiles_x * stage.n_streamed);
+  return {image, most(begin - stage.n_lead, -stage.n_lead_at_top), static_cast<int>(block % stage.n_tiles_x), begin,
+          least(begin + static_cast<int>(stage.n_streamed), static_cast<int>(stage.n_tiles_y))};
 }
 
 // run(pixel, first channel), for what a thread does of the channels at once.
@@ -295,6 +325,10 @@ ATH_BOTH void run_step(unsigned thread, const Stage& stage, unsigned number, con
       break;
   }
   to.clear_outside(thread);
+  if constexpr (kMayStream<T>) {
+    take_kept_rows(thread, to.plane, shared);
+    if (number > 0) keep_rows(thread, stage.planes[stage.steps[number - 1].out], shared);
+  }
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // A stage is laid out from its last step backwards: each step needs as much more of what it reads as its window
-// reaches. Then all cuts are weighed against each other.
+// reaches, and a streamed one is as many rows ahead. Then all cuts are weighed against each other.
 #include "stages.h"
 
 #include <algorithm>
@@ -21,8 +21,12 @@ using Shape = Description::Shape;
 // bytes from memory, twice as many from the cache; and a launch of some microseconds for some hundred images.
 constexpr double kByteCost = 10, kWeightByteCost = 5, kLaunchCost = 5e5;
 constexpr double kBusyThreads = 128;  // of a block, that keep their part of the multiply-adders busy
+// What a step's barrier and first loads take, about 300 clocks, half of them while the multiprocessor's other block has
+// work; and what it takes to keep a value of a row and to take it back. Both for 16-bit floats.
+constexpr double kStepCost = 2e4, kKeptCost = 2.5;
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
-constexpr int kTileSides[] = {64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1};
+constexpr size_t kWhole = ~size_t{0};
+constexpr size_t kTileSides[] = {64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1}, kBandHeights[] = {16, 8, 4, 2, 1};
 
 int in_whole(int n, int parts) { return (n + parts - 1) / parts; }
 
@@ -43,7 +47,10 @@ class StageLayout {
       : description_(description), levels_(levels), dtype_(dtype), begin_(begin), end_(end) {}
 
   // What one image costs; infinite where the tiles do not fit.
-  double lay_out(int tile_height, int tile_width, size_t n_shared_bytes) {
+  double lay_out(const TileSize& size, size_t n_shared_bytes) {
+    const Shape& last = description_.shapes()[description_.steps()[end_ - 1].out];
+    is_streamed_ = size.is_streamed;
+    if (is_streamed_ && size.height >= last.height) return kInfinite;
     planes_.clear();
     plan_ = StagePlan{};
     find_needs();
@@ -51,7 +58,9 @@ class StageLayout {
       if (used.scale == 0) return kInfinite;
     emit_steps();
     if (planes_.size() > kMostStagePlanes || plan_.steps.size() > kMostStageSteps) return kInfinite;
-    place_planes(tile_height, tile_width);
+    if (is_streamed_) find_kept();
+    place_planes(static_cast<int>(std::min(size.height, last.height)),
+                 static_cast<int>(std::min(size.width, last.width)));
     return plan_.n_shared_bytes <= n_shared_bytes ? cost() : kInfinite;
   }
 
@@ -76,6 +85,7 @@ class StageLayout {
     int before, after;  // rows and columns of a tile beside its core
     bool is_made, is_used_later;
     size_t first = kNone, last = 0;  // steps between which there is a tile
+    int kept = 0, above = 0;         // where streamed: rows kept of each band, and rows of its tile above the new ones
 
     bool has_tile() const { return first != kNone && last > first; }
   };
@@ -187,6 +197,40 @@ class StageLayout {
     return step;
   }
 
+  // Of what a step reads, its window begins so many rows above the newest ones of the same band.
+  void find_kept() {
+    for (size_t i = 0; i < plan_.steps.size(); ++i) {
+      const StageStep& step = plan_.stage.steps[i];
+      if (step.kind == StageStepKind::kReadSquares || step.kind == StageStepKind::kRead) continue;
+      Used &in = planes_[step.in], &added = planes_[step.added];
+      const int out_after = planes_[step.out].after;
+      const int stride = step.kind == StageStepKind::kConvolve ? step.stride : 1;
+      in.kept = std::max(in.kept, in.after - stride * out_after + window_of(step));
+      if (step.has_added && added.has_tile()) added.kept = std::max(added.kept, added.after - out_after);
+    }
+    for (Used& used : planes_) used.above = used.kept;
+    // What is added to may be replaced by a tile of the same size.
+    for (size_t i = 0; i < plan_.steps.size(); ++i) {
+      const StageStep& step = plan_.stage.steps[i];
+      if (step.kind != StageStepKind::kConvolve || !step.has_added) continue;
+      Used& added = planes_[step.added];
+      if (added.kept == 0 && planes_[step.out].has_tile()) added.above = planes_[step.out].above;
+    }
+  }
+
+  static int window_of(const StageStep& step) {
+    switch (step.kind) {
+      case StageStepKind::kConvolve:
+        return step.kernel / 2;
+      case StageStepKind::kPoolMaximum:
+      case StageStepKind::kPoolAverage:
+      case StageStepKind::kGate:
+        return 1;
+      default:
+        return 0;
+    }
+  }
+
   void place_planes(int tile_height, int tile_width) {
     Stage& stage = plan_.stage;
     const Shape& last = description_.shapes()[description_.steps()[end_ - 1].out];
@@ -194,6 +238,7 @@ class StageLayout {
     stage.n_steps = static_cast<unsigned>(plan_.steps.size());
     stage.n_tiles_y = static_cast<unsigned>(in_whole(static_cast<int>(last.height), tile_height));
     stage.n_tiles_x = static_cast<unsigned>(in_whole(static_cast<int>(last.width), tile_width));
+    stage.n_streamed = is_streamed_ ? stage.n_tiles_y : 1;
     for (size_t i = 0; i < planes_.size(); ++i) {
       const Used& used = planes_[i];
       TiledPlane& plane = stage.planes[i];
@@ -209,7 +254,20 @@ class StageLayout {
         before = n_tiles == 1 ? std::min(used.before, 1) : used.before;
         length = before + (n_tiles == 1 ? std::min(core + used.after, size + 1) : core + used.after);
       };
-      cut(stage.n_tiles_y, plane.core_height, plane.height, plane.before_y, plane.tile_height);
+      if (is_streamed_) {
+        plane.before_y = used.above - used.after;
+        plane.tile_height = used.above + plane.core_height;
+        plane.made_height = plane.core_height;
+        plane.kept_height = used.has_tile() ? used.kept : 0;
+        plane.reach = used.before;
+        const auto lead = [&](int before) { return in_whole(before + used.after, plane.core_height); };
+        stage.n_lead = std::max(stage.n_lead, lead(used.before));
+        stage.n_lead_at_top = std::max(stage.n_lead_at_top, lead(std::min(used.before, 1)));
+      } else {
+        cut(stage.n_tiles_y, plane.core_height, plane.height, plane.before_y, plane.tile_height);
+        plane.made_height = plane.tile_height;
+        plane.reach = plane.before_y;
+      }
       cut(stage.n_tiles_x, plane.core_width, plane.width, plane.before_x, plane.tile_width);
       // Pairs of the input's pixels are read at once.
       if (dtype_ == Dtype::kFloat16 && used.plane == 0) plane.tile_width += plane.tile_width % 2;
@@ -251,6 +309,11 @@ class StageLayout {
       }
       n_values = std::max(n_values, size_t{plane.tile} + values_of(i));
     }
+    for (size_t i = 0; i < planes_.size(); ++i) {
+      TiledPlane& plane = plan_.stage.planes[i];
+      plane.kept = static_cast<unsigned>(n_values);
+      n_values += aligned(static_cast<unsigned>(plane.kept_height * plane.tile_width) * plane.pitch);
+    }
     plan_.n_shared_bytes = n_values * size_of(dtype_);
   }
 
@@ -258,14 +321,17 @@ class StageLayout {
     const TiledPlane &a = plan_.stage.planes[i], &b = plan_.stage.planes[added];
     return planes_[added].has_tile() && planes_[added].last == planes_[i].first && a.before_y == b.before_y &&
            a.before_x == b.before_x && a.tile_height == b.tile_height && a.tile_width == b.tile_width &&
-           a.pitch == b.pitch;
+           a.pitch == b.pitch && b.kept_height == 0;
   }
 
   unsigned values_of(size_t i) const {
     const TiledPlane& plane = plan_.stage.planes[i];
-    const auto n_pixels = static_cast<unsigned>(plane.tile_height * plane.tile_width);
+    return aligned(static_cast<unsigned>(plane.tile_height * plane.tile_width) * plane.pitch);
+  }
+
+  unsigned aligned(unsigned n_values) const {
     const unsigned n_aligned = 16 / size_of(dtype_);
-    return (n_pixels * plane.pitch + n_aligned - 1) / n_aligned * n_aligned;
+    return (n_values + n_aligned - 1) / n_aligned * n_aligned;
   }
 
   double cost() const {
@@ -273,7 +339,7 @@ class StageLayout {
     for (size_t i = 0; i < plan_.steps.size(); ++i) {
       const StageStep& step = plan_.stage.steps[i];
       const TiledPlane &in = plan_.stage.planes[step.in], &out = plan_.stage.planes[step.out];
-      const int n_pixels = std::min(out.tile_height, out.height) * std::min(out.tile_width, out.width);
+      const int n_pixels = std::min(out.made_height, out.height) * std::min(out.tile_width, out.width);
       const double n_values = static_cast<double>(n_pixels) * out.channels;
       switch (step.kind) {
         case StageStepKind::kReadSquares:
@@ -315,8 +381,12 @@ class StageLayout {
       if (planes_[i].is_made && planes_[i].is_used_later)
         cost +=
             static_cast<double>(plane.core_height) * plane.core_width * plane.channels * size_of(dtype_) * kByteCost;
+      cost += kKeptCost * plane.kept_height * plane.tile_width * plane.pitch;
     }
-    return cost * plan_.stage.n_tiles_y * plan_.stage.n_tiles_x + kLaunchCost;
+    const Stage& stage = plan_.stage;
+    cost *= stage.n_tiles_y;
+    if (dtype_ == Dtype::kFloat16) cost += kStepCost * stage.n_steps * (stage.n_tiles_y + stage.n_lead_at_top);
+    return cost * stage.n_tiles_x + kLaunchCost;
   }
 
   Groups groups_of(const StageStep& step) const {
@@ -337,6 +407,7 @@ class StageLayout {
   const std::vector<int>& levels_;
   Dtype dtype_;
   size_t begin_, end_;
+  bool is_streamed_ = false;
   std::vector<Used> planes_;
   StagePlan plan_;
 };
@@ -363,7 +434,22 @@ bool has_float16_form(const Description& description) {
          steps[steps.size() - 2].out == steps.back().in;
 }
 
-std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes, Dtype dtype) {
+std::vector<TileSize> usual_tile_sizes(Dtype dtype) {
+  std::vector<TileSize> sizes{{kWhole, kWhole, false}};
+  for (const size_t side : kTileSides) {
+    sizes.push_back({side, side, false});
+    sizes.push_back({side, 2 * side, false});
+  }
+  if (dtype != Dtype::kFloat16) return sizes;
+  for (const size_t height : kBandHeights) {
+    sizes.push_back({height, kWhole, true});
+    for (const size_t width : kTileSides) sizes.push_back({height, width, true});
+  }
+  return sizes;
+}
+
+std::vector<StagePlan> plan_stages(const Description& description, size_t n_shared_bytes, Dtype dtype,
+                                   const std::vector<TileSize>& sizes) {
   const size_t n_steps = description.steps().size() - 1;  // the last one makes features
   const std::vector<int> levels = levels_of(description, n_steps);
   const size_t last = description.steps().back().in;
@@ -374,22 +460,14 @@ std::vector<StagePlan> plan_stages(const Description& description, size_t n_shar
   std::vector<StagePlan> lasts(n_steps + 1);
   costs[0] = 0;
   for (size_t end = 1; end <= n_steps; ++end) {
-    const Shape& shape = description.shapes()[description.steps()[end - 1].out];
     for (size_t begin = end; begin-- > 0 && end - begin <= kMostStageSteps;) {
       StageLayout layout(description, levels, dtype, begin, end);
-      const auto try_tile = [&](size_t height, size_t width) {
-        const double cost =
-            costs[begin] + layout.lay_out(static_cast<int>(std::min(height, shape.height)),
-                                          static_cast<int>(std::min(width, shape.width)), n_shared_bytes);
-        if (cost >= costs[end]) return;
+      for (const TileSize& size : sizes) {
+        const double cost = costs[begin] + layout.lay_out(size, n_shared_bytes);
+        if (cost >= costs[end]) continue;
         costs[end] = cost;
         begins[end] = begin;
         lasts[end] = layout.plan();
-      };
-      try_tile(shape.height, shape.width);
-      for (const int side : kTileSides) {
-        try_tile(static_cast<size_t>(side), static_cast<size_t>(side));
-        try_tile(static_cast<size_t>(side), 2 * static_cast<size_t>(side));
       }
     }
     if (costs[end] == kInfinite)

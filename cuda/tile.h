@@ -1,6 +1,7 @@
 // Tiles of a network's planes: where their pixels lie, and how they are read and written.
 //
-// A block has tiles in shared memory. They hold floats, or 16-bit ones; sums are floats.
+// A block has tiles in shared memory. They hold floats, or 16-bit ones; sums are floats. Where a block streams, it does
+// the tiles of a strip from top to bottom, and a tile's upper rows are not made anew, but kept from the tile before.
 #pragma once
 
 #include "floats.h"
@@ -18,15 +19,21 @@ struct TiledPlane {
   unsigned tile;                // where the tile begins in shared memory, in values; kNowhere: there is none
   unsigned pitch;               // values from a pixel of the tile to the next
   int height, width, channels;  // channels: a multiple of 8, but for the input's 4 and those of maps
-  int core_height, core_width;  // what a block alone writes to the GPU's memory
-  int before_y, before_x;       // rows and columns of the tile before its core
+  int core_height, core_width;  // what tiles have for themselves, and blocks alone write to the GPU's memory
+  int before_y, before_x;       // rows and columns of the tile before its core; streamed ones may begin behind it
   int tile_height, tile_width;
+  int made_height;  // the tile's last rows, which are made for it
+  int kept_height;  // rows above these, from the tile before
+  unsigned kept;    // where they are kept meanwhile, in shared memory
+  int reach;        // rows that are needed before a block's first core
 };
 
-// Which tile of which image a block does.
+// Which tile of which image a block does. The block has the cores of tiles begin_y to end_y - 1; before them a
+// streaming one does a few more for what their windows reach.
 struct TileOfImage {
   size_t image;
   int y, x;
+  int begin_y, end_y;
 };
 
 // Neighbouring channels that are read or written at once: 16 bytes of them.
@@ -126,18 +133,25 @@ struct Area {
   ATH_BOTH bool holds(Pixel at) const { return at.y >= y && at.y < y + height && at.x >= x && at.x < x + width; }
 };
 
-ATH_BOTH Area cut_off(const TiledPlane& plane, int y, int x, int height, int width) {
-  const int first_y = most(y, 0), first_x = most(x, 0);
-  return {first_y, first_x, least(y + height, plane.height) - first_y, least(x + width, plane.width) - first_x};
+ATH_BOTH Area in_picture(const TiledPlane& plane, const Area& area) {
+  const int y = most(area.y, 0), x = most(area.x, 0);
+  return {y, x, most(least(area.y + area.height, plane.height) - y, 0), least(area.x + area.width, plane.width) - x};
 }
 
-// What a tile has of the picture, and what of that is its block's alone.
-ATH_BOTH Area tile_area(const TiledPlane& plane, const TileOfImage& tile) {
-  return cut_off(plane, tile.y * plane.core_height - plane.before_y, tile.x * plane.core_width - plane.before_x,
-                 plane.tile_height, plane.tile_width);
+ATH_BOTH Pixel first_pixel(const TiledPlane& plane, const TileOfImage& tile) {
+  return {tile.y * plane.core_height - plane.before_y, tile.x * plane.core_width - plane.before_x};
+}
+
+// What is made for a tile, inside of the picture and outside, and what is its block's alone.
+ATH_BOTH Area made_area(const TiledPlane& plane, const TileOfImage& tile) {
+  const Pixel first = first_pixel(plane, tile);
+  const int end = first.y + plane.tile_height,
+            y = most(end - plane.made_height, tile.begin_y * plane.core_height - plane.reach);
+  return {y, first.x, end - y, plane.tile_width};
 }
 ATH_BOTH Area core_area(const TiledPlane& plane, const TileOfImage& tile) {
-  return cut_off(plane, tile.y * plane.core_height, tile.x * plane.core_width, plane.core_height, plane.core_width);
+  return in_picture(plane, {tile.begin_y * plane.core_height, tile.x * plane.core_width,
+                            (tile.end_y - tile.begin_y) * plane.core_height, plane.core_width});
 }
 
 // Where a pixel's first channel lies, from where others begin.
@@ -152,14 +166,25 @@ struct Layout {
 // In shared memory.
 ATH_BOTH Layout in_tile(const TiledPlane& plane, const TileOfImage& tile) {
   const Layout from_first{0, plane.tile_width, plane.pitch};
-  const Pixel first{tile.y * plane.core_height - plane.before_y, tile.x * plane.core_width - plane.before_x};
-  return {plane.tile - from_first.place(first), plane.tile_width, plane.pitch};
+  return {plane.tile - from_first.place(first_pixel(plane, tile)), plane.tile_width, plane.pitch};
 }
 // In the tile's image of the plane, and where that begins.
 ATH_BOTH Layout in_image(const TiledPlane& plane) { return {0, plane.width, static_cast<unsigned>(plane.channels)}; }
 ATH_BOTH size_t begin_of_image(const TiledPlane& plane, const TileOfImage& tile) {
   return tile.image * static_cast<size_t>(plane.height) * static_cast<size_t>(plane.width) *
          static_cast<size_t>(plane.channels);
+}
+
+// Rows of neighbouring values, all threads together.
+template <class T>
+ATH_BOTH void copy(unsigned thread, const T* from, T* to, unsigned n_of_row, int n_rows) {
+  using Part = Values<T, kAtOnce<T>>;
+  const unsigned n = n_of_row * static_cast<unsigned>(n_rows);
+  if (n_of_row % kAtOnce<T> == 0)
+    for (unsigned i = thread * kAtOnce<T>; i < n; i += kStageThreads * kAtOnce<T>)
+      *reinterpret_cast<Part*>(to + i) = *reinterpret_cast<const Part*>(from + i);
+  else
+    for (unsigned i = thread; i < n; i += kStageThreads) to[i] = from[i];
 }
 
 // What a step reads: a tile, or a plane in the GPU's memory.
@@ -197,7 +222,7 @@ struct Target {
       : plane(of),
         tile(here),
         shared(in),
-        area(tile_area(of, here)),
+        area(in_picture(of, made_area(of, here))),
         core(core_area(of, here)),
         of_tile(in_tile(of, here)),
         of_image(in_image(of)),
@@ -218,19 +243,34 @@ struct Target {
       store(static_cast<T*>(plane.values) + to, values);
   }
 
-  // Zeros to what the tile has outside of the picture.
+  // Zeros to what is made for the tile outside of the picture.
   ATH_BOTH void clear_outside(unsigned thread) const {
-    const int n = plane.tile_height * plane.tile_width;
+    const Area made = made_area(plane, tile);
+    const int n = made.n_pixels();
     if (plane.tile == kNowhere || area.n_pixels() == n) return;
-    const Area whole{tile.y * plane.core_height - plane.before_y, tile.x * plane.core_width - plane.before_x,
-                     plane.tile_height, plane.tile_width};
     for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
-      if (area.holds(whole.pixel(i))) continue;
-      T* values = shared + plane.tile + static_cast<unsigned>(i) * plane.pitch;
+      const Pixel at = made.pixel(i);
+      if (area.holds(at)) continue;
+      T* values = shared + of_tile.place(at);
       for (int channel = 0; channel < plane.channels; ++channel) values[channel] = T{};
     }
   }
 };
+
+// The rows that the next tile has of this one, to where they are kept, once they are made; and from there into a tile.
+template <class T>
+ATH_BOTH void keep_rows(unsigned thread, const TiledPlane& plane, T* shared) {
+  const unsigned n_of_row = static_cast<unsigned>(plane.tile_width) * plane.pitch;
+  const unsigned from = plane.tile + static_cast<unsigned>(plane.tile_height - plane.kept_height) * n_of_row;
+  copy(thread, shared + from, shared + plane.kept, n_of_row, plane.kept_height);
+}
+template <class T>
+ATH_BOTH void take_kept_rows(unsigned thread, const TiledPlane& plane, T* shared) {
+  const unsigned n_of_row = static_cast<unsigned>(plane.tile_width) * plane.pitch;
+  const unsigned to =
+      plane.tile + static_cast<unsigned>(plane.tile_height - plane.made_height - plane.kept_height) * n_of_row;
+  copy(thread, shared + plane.kept, shared + to, n_of_row, plane.kept_height);
+}
 
 }  // namespace cuda
 }  // namespace athsearch

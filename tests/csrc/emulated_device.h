@@ -32,6 +32,7 @@ class EmulatedDevice : public Device {
   uint64_t n_scans = 0, n_b1_scans = 0, n_wgmma_scans = 0, n_counts = 0;
   LeastQueries least;
   size_t n_tile_bytes = 113 * 1024;  // as on an H100
+  bool has_parts = false;            // of pictures, that different blocks streamed
 
   void* allocate(size_t n_bytes) override {
     if (n_bytes > n_free_) throw std::runtime_error("out of memory");
@@ -290,22 +291,36 @@ class EmulatedDevice : public Device {
   using Constant = std::integral_constant<unsigned, kValue>;
 
   template <class T>
-  void run_stage_of(const Stage& stage, size_t n_images, size_t n_shared_bytes) {
+  void run_stage_of(Stage stage, size_t n_images, size_t n_shared_bytes) {
     if (n_shared_bytes > n_tile_bytes) throw std::runtime_error("more shared memory than a block may have");
-    const unsigned n_tiles = stage.n_tiles_y * stage.n_tiles_x;
-    for (const unsigned block : order(static_cast<unsigned>(n_images) * n_tiles)) {
+    stage.n_streamed = n_streamed_for(stage, n_images, is_shuffled_ ? random_() % 64 : 0);
+    has_parts |= stage.n_lead > 0 && stage.n_streamed < stage.n_tiles_y;
+    const unsigned n_blocks = n_blocks_of_image(stage);
+    for (const unsigned block : order(static_cast<unsigned>(n_images) * n_blocks)) {
       const Bytes bytes(new uint8_t[n_shared_bytes]);
       std::memset(bytes.get(), 0xFF, n_shared_bytes);  // NaN
-      const TileOfImage tile = tile_of_image(stage, block / n_tiles, block % n_tiles);
       T* const shared = reinterpret_cast<T*>(bytes.get());
-      for (unsigned number = 0; number < stage.n_steps; ++number) {
-        if constexpr (sizeof(T) == 2)
-          if (const StageStep& step = stage.steps[number]; is_of_warps<T>(step))
-            for (const unsigned warp : order(kStageWarps))
-              convolve(EmulatedWarp(order(32)), warp, stage, step, tile, shared);
-        each_thread(kStageThreads, [&](unsigned thread) { run_step(thread, stage, number, tile, shared); });
-      }
+      TileOfImage tile = first_tile(stage, block / n_blocks, block % n_blocks);
+      for (; tile.y < tile.end_y; ++tile.y)
+        for (unsigned number = 0; number < stage.n_steps; ++number) {
+          forget_unused(stage, number, shared);
+          if constexpr (sizeof(T) == 2)
+            if (const StageStep& step = stage.steps[number]; is_of_warps<T>(step))
+              for (const unsigned warp : order(kStageWarps))
+                convolve(EmulatedWarp(order(32)), warp, stage, step, tile, shared);
+          each_thread(kStageThreads, [&](unsigned thread) { run_step(thread, stage, number, tile, shared); });
+        }
     }
+  }
+
+  // A tile that a step makes holds rubbish before: nothing of the tile before it is left there.
+  template <class T>
+  static void forget_unused(const Stage& stage, unsigned number, T* shared) {
+    const StageStep& step = stage.steps[number];
+    const TiledPlane& plane = stage.planes[step.out];
+    if (plane.tile == kNowhere || (step.has_added && stage.planes[step.added].tile == plane.tile)) return;
+    std::memset(static_cast<void*>(shared + plane.tile), 0xFF,
+                static_cast<size_t>(plane.tile_height * plane.tile_width) * plane.pitch * sizeof(T));
   }
 
   // The same choice of kernel as the launches make.

@@ -139,6 +139,8 @@ class PlainNetwork {
   std::vector<Plane64> planes_;
 };
 
+constexpr size_t kLarge = 1000;  // all of a plane
+
 struct Case {
   Dtype dtype;
   char kind;  // the networks' last letters
@@ -241,9 +243,10 @@ bool has_tiles = false, has_joined = false;  // what the cases came across, lest
 
 // A network of the case on a device, and the device.
 struct Built {
-  explicit Built(const Case& given)
+  explicit Built(const Case& given, std::vector<TileSize> sizes = {})
       : device(given.seed, 1, uint64_t{1} << 33), network(device, given.size, values(), {2, 1, 0}, given.dtype) {
     device.n_tile_bytes = given.n_tile_bytes;
+    network.tile_sizes = std::move(sizes);
     network.most_images = 2;
     Builder(network, given.seed).build(given.kind, given.bits);
   }
@@ -293,6 +296,7 @@ bool is_right(const Case& given) {
   cuda::Network& network = built.network;
   if (network.dtype() != given.dtype) return false;
   for (const StagePlan& plan : network.stages()) {
+    if (given.dtype == Dtype::kFloat32 && plan.stage.n_streamed > 1) return false;
     has_tiles |= plan.stage.n_tiles_y > 1 && plan.stage.n_tiles_x > 1 && plan.stage.n_steps > 5;
     has_joined |= plan.stage.n_tiles_y == 1 && plan.stage.n_steps > 8;
   }
@@ -319,6 +323,76 @@ bool is_right(const Case& given) {
   // Alone, and in another order of threads, an image has the same logits.
   network.run(&squares[square_bytes], 1, again.data(), codes_again.data());
   return std::equal(&logits[given.bits], &logits[2 * given.bits], again.begin());
+}
+
+// What streamed stages came across.
+struct Streamed {
+  bool is_long = false, is_whole = false, has_strips = false, has_replaced = false;
+  bool keeps_much = false;   // more rows than a band has
+  bool ends_early = false;   // the last band is not a whole one
+  bool reads_added = false;  // from the GPU's memory
+  bool has_parts = false;
+
+  void add(const Built& built) {
+    for (const StagePlan& plan : built.network.stages()) {
+      const Stage& stage = plan.stage;
+      if (stage.n_streamed == 1) continue;
+      is_long |= stage.n_steps > 8;
+      is_whole |= stage.n_tiles_x == 1;
+      has_strips |= stage.n_tiles_x > 2;
+      for (unsigned i = 0; i < stage.n_steps; ++i) {
+        const StageStep& step = stage.steps[i];
+        const TiledPlane &out = stage.planes[step.out], &added = stage.planes[step.added];
+        keeps_much |= out.kept_height > out.core_height;
+        ends_early |= out.height % out.core_height != 0;
+        has_replaced |= step.has_added && out.tile != kNowhere && out.tile == added.tile && out.kept_height > 0;
+        reads_added |= step.has_added && added.tile == kNowhere;
+      }
+    }
+    has_parts |= built.device.has_parts;
+  }
+  bool is_all() const {
+    return is_long && is_whole && has_strips && has_replaced && keeps_much && ends_early && reads_added && has_parts;
+  }
+};
+
+// Streamed, in bands and strips of any size and with a picture's bands divided among blocks, logits are those of tiles.
+bool is_streamed_right(const Case& given, const std::vector<TileSize>& sizes, Streamed& streamed) {
+  std::mt19937_64 random(given.seed);
+  std::vector<uint8_t> squares(given.n_images * 3 * given.size * given.size);
+  for (uint8_t& value : squares) value = static_cast<uint8_t>(random());
+  const auto logits_of = [&](Built& built) {
+    std::vector<float> logits(given.n_images * given.bits);
+    std::vector<uint64_t> codes(given.n_images * built.network.n_words());
+    built.network.run(squares.data(), given.n_images, logits.data(), codes.data());
+    return logits;
+  };
+  Built in_tiles(given, {{kLarge, kLarge, false}, {8, 8, false}, {2, 2, false}});
+  const std::vector<float> expected = logits_of(in_tiles);
+  if (!are_right(given, in_tiles.network, squares.data(), expected.data())) return false;
+  for (const TileSize& size : sizes) {
+    Built in_bands(given, {size});
+    for (const StagePlan& plan : in_bands.network.stages())
+      if (plan.stage.n_streamed == 1) return false;
+    if (logits_of(in_bands) != expected) return false;
+    streamed.add(in_bands);
+  }
+  return true;
+}
+
+bool streams_right() {
+  const std::vector<TileSize> whole{{1, kLarge, true}, {2, kLarge, true}, {3, kLarge, true}},
+      strips{{1, 2, true}, {2, 1, true}, {1, 3, true}, {3, 4, true}};
+  Streamed streamed;
+  uint64_t seed = 100;
+  for (const char kind : {'s', 'm', 'l'})
+    for (const size_t size : {64, 50})
+      for (const bool is_whole : {true, false}) {
+        const Case given{Dtype::kFloat16, kind, size, 24, size == 50 ? 2u : 1u, (is_whole ? 113u : 24u) * 1024, ++seed};
+        if (!is_streamed_right(given, is_whole ? whole : strips, streamed))
+          return given.print("not streamed right"), false;
+      }
+  return streamed.is_all() || (std::puts("streamed stages lack something: this tests little"), false);
 }
 
 // What does not fit is refused before anything runs.
@@ -364,6 +438,7 @@ bool is_float16(size_t kernel, size_t stride) {
 int main() {
   if (!refuses()) return std::puts("what does not fit is not refused"), 1;
   if (!is_float16(3, 2) || is_float16(3, 1) || is_float16(1, 2)) return std::puts("wrong networks have 16 bits"), 1;
+  if (!streams_right()) return 1;
   for (const Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16}) {
     uint64_t seed = 0;
     has_tiles = has_joined = false;
