@@ -41,27 +41,29 @@ class Warp {
     run(threadIdx.x % 32);
   }
 
-  // Lane l's place, from `shared` on, is where eight values of row l % 16 lie: columns 0 to 7, or 8 to 15 from lane 16
-  // on. Aligned to 16 bytes.
+  // Lane l's place, in bytes from `shared` on, is where eight values of row l % 16 lie: columns 0 to 7, or 8 to 15 from
+  // lane 16 on. A multiple of 16.
   __device__ void load_a(Each<FragmentA>& a, const Float16* shared, Each<unsigned>& places) const {
     uint32_t (&of)[4] = a[0].of;
     const auto begin = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    const uint32_t row = begin + places[0] * static_cast<uint32_t>(sizeof(Float16));
+    const uint32_t row = begin + places[0];
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(of[0]), "=r"(of[1]), "=r"(of[2]), "=r"(of[3])
                  : "r"(row)
                  : "memory");
   }
 
-  // c += a b
-  __device__ void mma_f16(Each<FragmentC>& c, Each<FragmentA>& a, Each<FragmentB>& b) const {
-    float (&sums)[4] = c[0].of;
+  // sum = a b + c
+  __device__ void mma_f16(Each<FragmentC>& sum, Each<FragmentA>& a, Each<FragmentB>& b, Each<FragmentC>& c) const {
+    float (&sums)[4] = sum[0].of;
+    const float (&begin)[4] = c[0].of;
     const uint32_t (&left)[4] = a[0].of, (&right)[2] = b[0].of;
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+        "{%10, %11, %12, %13};"
+        : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+        : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]), "f"(begin[0]),
+          "f"(begin[1]), "f"(begin[2]), "f"(begin[3]));
   }
 };
 

@@ -30,7 +30,7 @@ class Groups {
     return {row < n_rows_, row, i / n_parts_ % n_columns_, i % n_parts_};
   }
 
-  // Values of a tile from the window's first to each group's.
+  // Bytes of a tile from the window's first to each group's.
   std::vector<uint32_t> places(const TiledPlane& tile) const {
     const uint32_t row_pitch = static_cast<uint32_t>(tile.tile_width) * tile.pitch,
                    column_pitch = is_input_ ? 8 : tile.pitch;
@@ -38,7 +38,7 @@ class Groups {
     for (size_t i = 0; i < 2 * n_products(); ++i) {
       const Group group = at(i);
       const size_t place = group.row * row_pitch + group.column * column_pitch + group.part * 8;
-      places.push_back(group.is_there ? static_cast<uint32_t>(place) : 0);
+      places.push_back(group.is_there ? static_cast<uint32_t>(place * sizeof(Float16)) : 0);
     }
     return places;
   }

@@ -18,9 +18,11 @@
 // Arrays whose every index is known when a loop is unrolled live in registers.
 #ifdef __CUDA_ARCH__
 #define ATH_UNROLL _Pragma("unroll")
+#define ATH_UNROLL_TWICE _Pragma("unroll 2")
 #define ATH_UNROLL_WORDS _Pragma("unroll kUnrolledWords")
 #else
 #define ATH_UNROLL
+#define ATH_UNROLL_TWICE
 #define ATH_UNROLL_WORDS
 #endif
 

@@ -9,9 +9,9 @@
 //
 // A block that streams does the tiles of a strip, bands of a few rows, from top to bottom, all steps for each. Steps
 // are ahead of those that read from them by as many rows as windows reach, so that each band makes as many rows as its
-// core has, none of them twice. The last ones, which windows of the next band reach, are kept beside the tiles: a step
-// makes a plane's new rows and takes those kept, the step after it keeps the last of all these. So tiles may share
-// room, and places in a window are the same in every band, which a ring of rows would not have.
+// core has, none of them twice; before the first row come a few bands that make only what others are ahead. The last
+// rows of a tile, which windows of the next band reach, are kept beside the tiles: a step makes a plane's new rows and
+// takes back those kept, the step after it keeps the last of all these. So tiles still share room.
 #pragma once
 
 #include <cmath>
@@ -61,10 +61,6 @@ struct Stage {
   StageStep steps[kMostStageSteps];
 };
 
-// Only 16-bit floats: in a kernel of 32-bit ones there are no registers left for it.
-template <class T>
-constexpr bool kMayStream = sizeof(T) == 2;
-
 ATH_BOTH unsigned n_blocks_of_image(const Stage& stage) {
   return (stage.n_tiles_y + stage.n_streamed - 1) / stage.n_streamed * stage.n_tiles_x;
 }
@@ -81,10 +77,13 @@ inline unsigned n_streamed_for(const Stage& stage, size_t n_images, size_t n_blo
 }
 
 // The first of a block's tiles: it goes on with the next y until end_y.
+template <class T>
 ATH_BOTH TileOfImage first_tile(const Stage& stage, size_t image, unsigned block) {
-  const int begin = static_cast<int>(block / stage.n_tiles_x * stage.n_streamed);
-  return {image, most(begin - stage.n_lead, -stage.n_lead_at_top), static_cast<int>(block % stage.n_tiles_x), begin,
-          least(begin + static_cast<int>(stage.n_streamed), static_cast<int>(stage.n_tiles_y))};
+  const int x = static_cast<int>(block % stage.n_tiles_x), y = static_cast<int>(block / stage.n_tiles_x);
+  if (!kMayStream<T>) return {image, y, x, y, y + 1};
+  const int n = static_cast<int>(stage.n_streamed), begin = y * n;
+  return {image, most(begin - stage.n_lead, -stage.n_lead_at_top), x, begin,
+          least(begin + n, static_cast<int>(stage.n_tiles_y))};
 }
 
 // run(pixel, first channel), for what a thread does of the channels at once.
@@ -212,7 +211,7 @@ ATH_BOTH void pool(unsigned thread, const TiledPlane& in, const Target<T>& to) {
     for (int k = 0; k < 9; ++k) {
       const T* from = window + static_cast<unsigned>(k / 3 * in.tile_width + k % 3) * in.pitch;
       if (kIsMaximum) {
-        keep_larger(maximum, *reinterpret_cast<const Values<T, kValues>*>(from));
+        keep_larger(maximum, load_as_they_are<kValues>(from));
       } else {
         const Values<float, kValues> values = load<kValues>(from);
         ATH_UNROLL
@@ -286,7 +285,7 @@ ATH_BOTH void scale(unsigned thread, const TiledPlane& in, const TiledPlane& gat
   });
 }
 
-// Whether a step is a warp's work, for which run_step leaves it.
+// Whether a step is the work of warps, by convolve_f16.h, instead of run_step's.
 template <class T>
 ATH_BOTH bool is_of_warps(const StageStep& step) {
   return sizeof(T) == 2 && step.kind == StageStepKind::kConvolve;
@@ -294,8 +293,7 @@ ATH_BOTH bool is_of_warps(const StageStep& step) {
 
 // One step of a block's tile. shared: aligned to 16 bytes, as large as the tiles need.
 template <class T>
-ATH_BOTH void run_step(unsigned thread, const Stage& stage, unsigned number, const TileOfImage& tile, T* shared) {
-  const StageStep& step = stage.steps[number];
+ATH_BOTH void run_step(unsigned thread, const Stage& stage, const StageStep& step, const TileOfImage& tile, T* shared) {
   const TiledPlane& in = stage.planes[step.in];
   const Target<T> to(stage.planes[step.out], tile, shared);
   switch (step.kind) {
@@ -325,10 +323,13 @@ ATH_BOTH void run_step(unsigned thread, const Stage& stage, unsigned number, con
       break;
   }
   to.clear_outside(thread);
-  if constexpr (kMayStream<T>) {
-    take_kept_rows(thread, to.plane, shared);
-    if (number > 0) keep_rows(thread, stage.planes[stage.steps[number - 1].out], shared);
-  }
+}
+
+// With each step: its tile takes the rows that were kept of the tile before, and those of the step before are kept.
+template <class T>
+ATH_BOTH void pass_rows_on(unsigned thread, const Stage& stage, unsigned number, T* shared) {
+  take_kept_rows(thread, stage.planes[stage.steps[number].out], shared);
+  if (number > 0) keep_rows(thread, stage.planes[stage.steps[number - 1].out], shared);
 }
 
 }  // namespace cuda

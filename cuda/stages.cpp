@@ -21,9 +21,10 @@ using Shape = Description::Shape;
 // bytes from memory, twice as many from the cache; and a launch of some microseconds for some hundred images.
 constexpr double kByteCost = 10, kWeightByteCost = 5, kLaunchCost = 5e5;
 constexpr double kBusyThreads = 128;  // of a block, that keep their part of the multiply-adders busy
-// What a step's barrier and first loads take, about 300 clocks, half of them while the multiprocessor's other block has
-// work; and what it takes to keep a value of a row and to take it back. Both for 16-bit floats.
-constexpr double kStepCost = 2e4, kKeptCost = 2.5;
+// In 16-bit floats: what a step takes beside its work, some 160 instructions of each warp, and its barrier and first
+// loads, about 300 clocks, half of them while the multiprocessor's other block has work; and what it takes to keep a
+// value of a row and to take it back.
+constexpr double kStepCost = 6e4, kKeptCost = 2.5;
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 constexpr size_t kWhole = ~size_t{0};
 constexpr size_t kTileSides[] = {64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1}, kBandHeights[] = {16, 8, 4, 2, 1};
@@ -317,11 +318,12 @@ class StageLayout {
     plan_.n_shared_bytes = n_values * size_of(dtype_);
   }
 
+  // Rows that a window reads of what is added were kept by then, with the step after its own.
   bool may_replace(size_t i, size_t added) const {
     const TiledPlane &a = plan_.stage.planes[i], &b = plan_.stage.planes[added];
     return planes_[added].has_tile() && planes_[added].last == planes_[i].first && a.before_y == b.before_y &&
            a.before_x == b.before_x && a.tile_height == b.tile_height && a.tile_width == b.tile_width &&
-           a.pitch == b.pitch && b.kept_height == 0;
+           a.pitch == b.pitch;
   }
 
   unsigned values_of(size_t i) const {
@@ -335,6 +337,7 @@ class StageLayout {
   }
 
   double cost() const {
+    const bool is_half = dtype_ == Dtype::kFloat16;
     double cost = 0;
     for (size_t i = 0; i < plan_.steps.size(); ++i) {
       const StageStep& step = plan_.stage.steps[i];
@@ -349,8 +352,8 @@ class StageLayout {
           cost += n_values * size_of(dtype_) * kByteCost;
           break;
         case StageStepKind::kConvolve: {
-          if (dtype_ == Dtype::kFloat16) {
-            cost += tensor_cost(step, n_pixels);
+          if (is_half) {
+            cost += tensor_cost(step, n_pixels, plan_.planes[step.out] != kNone);
             break;
           }
           const int n_groups = out.channels / static_cast<int>(kSumChannels);
@@ -363,17 +366,19 @@ class StageLayout {
           break;
         }
         case StageStepKind::kPoolMaximum:
+          cost += (is_half ? 12 : 10) * n_values;
+          break;
         case StageStepKind::kPoolAverage:
-          cost += 10 * n_values;
+          cost += (is_half ? 27 : 10) * n_values;
           break;
         case StageStepKind::kStatistics:
-          cost += 2.0 * n_pixels * in.channels;
+          cost += n_pixels * (is_half ? 40 + 4.0 * in.channels : 2.0 * in.channels);
           break;
         case StageStepKind::kGate:
-          cost += 40.0 * n_pixels;
+          cost += (is_half ? 140.0 : 40.0) * n_pixels;
           break;
         case StageStepKind::kScale:
-          cost += 2 * n_values;
+          cost += (is_half ? 8 : 2) * n_values;
       }
     }
     for (size_t i = 0; i < planes_.size(); ++i) {
@@ -385,7 +390,7 @@ class StageLayout {
     }
     const Stage& stage = plan_.stage;
     cost *= stage.n_tiles_y;
-    if (dtype_ == Dtype::kFloat16) cost += kStepCost * stage.n_steps * (stage.n_tiles_y + stage.n_lead_at_top);
+    if (is_half) cost += kStepCost * stage.n_steps * (stage.n_tiles_y + stage.n_lead_at_top);
     return cost * stage.n_tiles_x + kLaunchCost;
   }
 
@@ -393,13 +398,15 @@ class StageLayout {
     return {static_cast<size_t>(step.kernel), static_cast<size_t>(plan_.stage.planes[step.in].channels)};
   }
 
-  // On tensor cores: the instructions of a warp, as counted for stage.cu, each as long as 32 multiply-adds.
-  double tensor_cost(const StageStep& step, int n_pixels) const {
+  // On tensor cores: the instructions of a warp, as counted in the machine code for sm_90a, each as long as 32
+  // multiply-adds.
+  double tensor_cost(const StageStep& step, int n_pixels, bool is_written) const {
     const int n_out = plan_.stage.planes[step.out].channels;
     const unsigned n_of_piece = n_sets(n_pixels, n_out);
     const auto n_products = static_cast<double>(groups_of(step).n_products());
     const double n_busy = std::max<double>(n_pieces(n_pixels, n_out, n_of_piece), kBusyThreads / 32);
-    return n_busy * 32 * (100 * (1 + n_of_piece) + 26 * n_products) +
+    const double of_set = 55 + (step.has_added ? 43 : 0) + (is_written ? 45 : 0);
+    return n_busy * 32 * (50 + n_of_piece * of_set + (10 + 4.5 * n_of_piece) * n_products) +
            n_products * 16 * n_out * sizeof(Float16) * kWeightByteCost;
   }
 

@@ -36,13 +36,30 @@ struct TileOfImage {
   int begin_y, end_y;
 };
 
+// Only tiles of 16-bit floats are streamed: a kernel of 32-bit ones has no registers left for it.
+template <class T>
+constexpr bool kMayStream = sizeof(T) == 2;
+
 // Neighbouring channels that are read or written at once: 16 bytes of them.
 template <class T>
 constexpr int kAtOnce = 16 / sizeof(T);
 
 template <unsigned kValues, class T>
+ATH_BOTH Values<T, kValues> load_as_they_are(const T* from) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 2 && kValues == 8) {  // which the compiler would load one by one
+    const uint4 four = *reinterpret_cast<const uint4*>(from);
+    Values<T, kValues> values;
+    memcpy(&values, &four, sizeof four);
+    return values;
+  }
+#endif
+  return *reinterpret_cast<const Values<T, kValues>*>(from);
+}
+
+template <unsigned kValues, class T>
 ATH_BOTH Values<float, kValues> load(const T* from) {
-  const auto values = *reinterpret_cast<const Values<T, kValues>*>(from);
+  const auto values = load_as_they_are<kValues>(from);
   Values<float, kValues> wide;
   ATH_UNROLL
   for (unsigned i = 0; i < kValues; ++i) wide.at[i] = widen(values.at[i]);
@@ -120,7 +137,7 @@ struct Pixel {
   int y, x;
 };
 
-// Pixels of the picture from (y, x) on.
+// Pixels from (y, x) on.
 struct Area {
   int y, x, height, width;
   Divisor by_width{width};
@@ -143,8 +160,10 @@ ATH_BOTH Pixel first_pixel(const TiledPlane& plane, const TileOfImage& tile) {
 }
 
 // What is made for a tile, inside of the picture and outside, and what is its block's alone.
+template <class T>
 ATH_BOTH Area made_area(const TiledPlane& plane, const TileOfImage& tile) {
   const Pixel first = first_pixel(plane, tile);
+  if (!kMayStream<T>) return {first.y, first.x, plane.tile_height, plane.tile_width};
   const int end = first.y + plane.tile_height,
             y = most(end - plane.made_height, tile.begin_y * plane.core_height - plane.reach);
   return {y, first.x, end - y, plane.tile_width};
@@ -222,7 +241,7 @@ struct Target {
       : plane(of),
         tile(here),
         shared(in),
-        area(in_picture(of, made_area(of, here))),
+        area(in_picture(of, made_area<T>(of, here))),
         core(core_area(of, here)),
         of_tile(in_tile(of, here)),
         of_image(in_image(of)),
@@ -245,27 +264,39 @@ struct Target {
 
   // Zeros to what is made for the tile outside of the picture.
   ATH_BOTH void clear_outside(unsigned thread) const {
-    const Area made = made_area(plane, tile);
+    const Area made = made_area<T>(plane, tile);
     const int n = made.n_pixels();
     if (plane.tile == kNowhere || area.n_pixels() == n) return;
+    if (kMayStream<T> && area.height == made.height) {  // of a band, mostly: only columns are outside
+      const Area outside{made.y, made.x, made.height, made.width - area.width};
+      for (int i = static_cast<int>(thread); i < outside.n_pixels(); i += kStageThreads) {
+        const Pixel at = outside.pixel(i);
+        clear({at.y, at.x < area.x ? at.x : at.x + area.width});
+      }
+      return;
+    }
     for (int i = static_cast<int>(thread); i < n; i += kStageThreads) {
       const Pixel at = made.pixel(i);
-      if (area.holds(at)) continue;
-      T* values = shared + of_tile.place(at);
-      for (int channel = 0; channel < plane.channels; ++channel) values[channel] = T{};
+      if (!area.holds(at)) clear(at);
     }
+  }
+  ATH_BOTH void clear(Pixel at) const {
+    T* values = shared + of_tile.place(at);
+    for (int channel = 0; channel < plane.channels; ++channel) values[channel] = T{};
   }
 };
 
 // The rows that the next tile has of this one, to where they are kept, once they are made; and from there into a tile.
 template <class T>
 ATH_BOTH void keep_rows(unsigned thread, const TiledPlane& plane, T* shared) {
+  if (plane.kept_height == 0) return;
   const unsigned n_of_row = static_cast<unsigned>(plane.tile_width) * plane.pitch;
   const unsigned from = plane.tile + static_cast<unsigned>(plane.tile_height - plane.kept_height) * n_of_row;
   copy(thread, shared + from, shared + plane.kept, n_of_row, plane.kept_height);
 }
 template <class T>
 ATH_BOTH void take_kept_rows(unsigned thread, const TiledPlane& plane, T* shared) {
+  if (plane.kept_height == 0) return;
   const unsigned n_of_row = static_cast<unsigned>(plane.tile_width) * plane.pitch;
   const unsigned to =
       plane.tile + static_cast<unsigned>(plane.tile_height - plane.made_height - plane.kept_height) * n_of_row;

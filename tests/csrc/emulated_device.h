@@ -300,15 +300,19 @@ class EmulatedDevice : public Device {
       const Bytes bytes(new uint8_t[n_shared_bytes]);
       std::memset(bytes.get(), 0xFF, n_shared_bytes);  // NaN
       T* const shared = reinterpret_cast<T*>(bytes.get());
-      TileOfImage tile = first_tile(stage, block / n_blocks, block % n_blocks);
+      TileOfImage tile = first_tile<T>(stage, block / n_blocks, block % n_blocks);
       for (; tile.y < tile.end_y; ++tile.y)
         for (unsigned number = 0; number < stage.n_steps; ++number) {
           forget_unused(stage, number, shared);
+          const StageStep& step = stage.steps[number];
           if constexpr (sizeof(T) == 2)
-            if (const StageStep& step = stage.steps[number]; is_of_warps<T>(step))
+            if (is_of_warps<T>(step))
               for (const unsigned warp : order(kStageWarps))
                 convolve(EmulatedWarp(order(32)), warp, stage, step, tile, shared);
-          each_thread(kStageThreads, [&](unsigned thread) { run_step(thread, stage, number, tile, shared); });
+          each_thread(kStageThreads, [&](unsigned thread) {
+            if (!is_of_warps<T>(step)) run_step(thread, stage, step, tile, shared);
+            if constexpr (kMayStream<T>) pass_rows_on(thread, stage, number, shared);
+          });
         }
     }
   }

@@ -36,8 +36,10 @@ class EmulatedWarp {
   void load_a(Each<FragmentA>& a, const Float16* shared, Each<unsigned>& places) const {
     for (unsigned lane = 0; lane < 32; ++lane)
       for (unsigned matrix = 0; matrix < 4; ++matrix) {
-        const Float16* row = shared + places[8 * matrix + lane / 4];
-        if (reinterpret_cast<uintptr_t>(row) % 16 != 0) throw std::runtime_error("ldmatrix reads 16 aligned bytes");
+        const unsigned place = places[8 * matrix + lane / 4];
+        const Float16* row = shared + place / sizeof(Float16);
+        if (place % 16 != 0 || reinterpret_cast<uintptr_t>(row) % 16 != 0)
+          throw std::runtime_error("ldmatrix reads 16 aligned bytes");
         const Float16* pair = row + 2 * (lane % 4);
         a[lane].of[matrix] = pair[0].bits | uint32_t{pair[1].bits} << 16;
       }
@@ -46,7 +48,7 @@ class EmulatedWarp {
   // mma .m16n8k16 .row.col .f32.f16.f16.f32. Value i of a lane's fragment: of A row lane / 4, or 8 more for i % 4 > 1,
   // column 2 (lane % 4) + i % 2, or 8 more for i > 3; of B row 2 (lane % 4) + i % 2, or 8 more for i > 1, column
   // lane / 4; of C row lane / 4, or 8 more for i > 1, column 2 (lane % 4) + i % 2.
-  void mma_f16(Each<FragmentC>& c, Each<FragmentA>& a, Each<FragmentB>& b) const {
+  void mma_f16(Each<FragmentC>& sums, Each<FragmentA>& a, Each<FragmentB>& b, Each<FragmentC>& c) const {
     float left[16][16], right[16][8];
     for (unsigned lane = 0; lane < 32; ++lane) {
       const unsigned group = lane / 4, first = 2 * (lane % 4);
@@ -59,7 +61,7 @@ class EmulatedWarp {
         const unsigned row = lane / 4 + (i > 1 ? 8 : 0), column = 2 * (lane % 4) + i % 2;
         float sum = c[lane].of[i];
         for (unsigned k = 0; k < 16; ++k) sum += left[row][k] * right[k][column];
-        c[lane].of[i] = sum;
+        sums[lane].of[i] = sum;
       }
   }
 

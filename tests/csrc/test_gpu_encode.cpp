@@ -143,7 +143,7 @@ constexpr size_t kLarge = 1000;  // all of a plane
 
 struct Case {
   Dtype dtype;
-  char kind;  // the networks' last letters
+  char kind;  // the networks' last letters; r: a residual over three convolutions
   size_t size, bits, n_images, n_tile_bytes;
   uint64_t seed;
 
@@ -166,7 +166,14 @@ class Builder {
  public:
   Builder(cuda::Network& network, uint64_t seed) : network_(network), random_(seed) {}
 
-  void build(char kind, size_t bits) { kind == 's' ? build_s(bits) : build_residual(bits, kind == 'l'); }
+  void build(char kind, size_t bits) {
+    if (kind == 's')
+      build_s(bits);
+    else if (kind == 'r')
+      build_long_residual(bits);
+    else
+      build_residual(bits, kind == 'l');
+  }
 
  private:
   std::vector<float> draw(size_t n, float deviation) {
@@ -233,6 +240,13 @@ class Builder {
     }
     network_.summarise(x.number);
     finish(2 * filled(x.channels), bits);
+  }
+
+  void build_long_residual(size_t bits) {
+    const Named x = convolve({0, network_.size(), 3}, 7, 3, 2), inner = convolve(convolve(x, 7, 3, 1), 7, 3, 1);
+    const Named last = convolve(convolve(inner, 7, 3, 1, true, &x), 9, 1, 1);
+    network_.summarise(last.number);
+    finish(2 * filled(last.channels), bits);
   }
 
   cuda::Network& network_;
@@ -385,7 +399,7 @@ bool streams_right() {
       strips{{1, 2, true}, {2, 1, true}, {1, 3, true}, {3, 4, true}};
   Streamed streamed;
   uint64_t seed = 100;
-  for (const char kind : {'s', 'm', 'l'})
+  for (const char kind : {'s', 'm', 'l', 'r'})
     for (const size_t size : {64, 50})
       for (const bool is_whole : {true, false}) {
         const Case given{Dtype::kFloat16, kind, size, 24, size == 50 ? 2u : 1u, (is_whole ? 113u : 24u) * 1024, ++seed};
@@ -418,7 +432,16 @@ bool refuses() {
   } catch (const std::invalid_argument&) {
     ++n_refused;
   }
-  return n_refused == 3;
+  // A picture as high as a band is no strip of bands.
+  device.n_tile_bytes = 113 * 1024;
+  cuda::Network of_one_band(device, 64, std::vector<float>(768), {0, 1, 2}, Dtype::kFloat16);
+  of_one_band.tile_sizes = {{32, kLarge, true}};
+  try {
+    Builder(of_one_band, 1).build('m', 8);
+  } catch (const std::invalid_argument&) {
+    ++n_refused;
+  }
+  return n_refused == 4;
 }
 
 // Whether a network whose first convolution has this kernel and stride is one of 16-bit floats.
