@@ -32,15 +32,9 @@ from athsearch.recipes import TrainingSettings, recipe_settings
 
 sys.path.insert(0, str(Path(__file__).parent / "quality"))
 from measure import macro_precision, nearest_by_l2
+from runs import RECIPE_SETS as SETS
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
-SETS = {  # name -> path below DATA, options that say how to read it, size of the network's input by recipe
-    "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}, {"default": 128, "paper": 128}),
-    # <smear>_<x>_<y>.jpg: images held out of the training are of other smears, as test images are.
-    "rbc12": ("rbc12", {"patient_pattern": r"(\d+)_\d+_\d+"}, {"default": 96, "paper": 80}),
-    # Of 28 px: the least size is larger still, and validation images prefer it to 96 px.
-    "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}, {"default": 64, "paper": 64}),
-}
 RECIPES: dict[str, dict[str, int]] = {"default": {}, "paper": {"epochs": 12}}  # and what is changed of them
 BITS = 32
 

@@ -10,16 +10,16 @@
 //   instructions: nvcc 13.0 makes 99 for a thread's 128 sums, of which 64 are the VIMNMX3 and VIMNMX that find the
 //     least of each query's, and 24 more for each further k-step. A tile of rows takes 64 up to 64 bits, 75 beyond, and
 //     64 more for each further k-step; up to four tiles of queries share these. Together that is 0.9 a sum up to 128
-//     bits, 1.2 for 256 and 1.9 for 512: at four a clock, 142, 139, 103 and 69 pairs for 64, 128, 256 and 512 bits. So
+//     bits, 1.2 for 256 and 1.9 for 512: at four a clock, 142, 139, 104 and 69 pairs for 64, 128, 256 and 512 bits. So
 //     the products are the limit. VIMNMX3, if it goes at 64 lanes a clock, ends at the same 128 pairs.
 //   shared memory: products read 80 bytes a clock of the 128 there are.
 //   memory: a pass of up to 256 queries reads each code once. With up to 64 queries, 100 pairs a clock by instructions
 //     are 3.8e11 rows a second: as much as an H100's memory has of 64 bits (3.0 TB/s, a copy's rate: 3.7e11).
 //   scan_b1 ends at 65 pairs a clock from 17 queries on; up to 16 its smaller pass takes fewer instructions than this.
-// Products wait for words, and sums for products: so three blocks of a warpgroup take turns on a multiprocessor (168
-// registers a thread, 65 KiB of shared memory a block). A near pair costs its warp two instructions for each of a
-// query's 64 sums, and then what it costs the popcount scan. Limits: 4096 bits (97 KiB of shared memory), fewer than
-// 2^48 rows; codes of more than 512 bits come in parts, for one tile of queries a pass.
+// Products wait for words, and sums for products: so three blocks of a warpgroup take turns on a multiprocessor (at
+// most 168 registers a thread, and up to 65 KiB of shared memory a block). A near pair costs its warp two instructions
+// for each of a query's 64 sums, and then what it costs the popcount scan. Limits: 4096 bits (97 KiB of shared memory),
+// fewer than 2^48 rows; codes of more than 512 bits come in parts, for one tile of queries a pass.
 #include "append.h"
 #include "grid.h"
 #include "launches.h"

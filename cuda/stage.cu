@@ -18,7 +18,7 @@
 // first streamed in two strips, by bands of 16 rows of the picture. With what strips both compute and filling, an image
 // takes 42,000 products of 2,048 multiply-adds, 1.3 times what the network has; in tiles alone it were 59,000. Of one
 // multiprocessor that is 42,000 clocks of its tensor cores; 104,000 of its shared memory, 20 for eight products of 64
-// pixels by 16 channels (four ldmatrix of 512 bytes, 512 of weights); and 360,000 of its four schedulers, for 1.43e6
+// pixels by 16 channels (four ldmatrix of 512 bytes, 512 of weights); and 358,000 of its four schedulers, for 1.43e6
 // instructions of warps (in tiles 1.63e6), as counted in the machine code for sm_90a: 28 for those eight products; for
 // 64 pixels by 16 channels 280 to find their places, round and store, and 170 where a residual is added; and for each
 // step of each band 160 in each of the block's warps to find where it reads and writes, together 0.45e6. So

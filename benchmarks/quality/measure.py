@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import variants  # noqa: F401 (enters its networks and losses in the registries)
-from runs import FEW_CLASSES, METHODS, N_FEW, SETS, Run
+from runs import FEW_CLASSES, METHODS, N_FEW, Run
 
 from athsearch.codes import Codes
 from athsearch.data import Source, open_source
@@ -37,7 +37,7 @@ def main() -> None:
     """See the head of the file."""
     data, kept, described = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     run = Run(**described)
-    path, reading = SETS[run.set]
+    path, reading = run.reading()
     source = open_source(data / path, **reading)
     if run.few:
         source = with_few(source, run.seed)

@@ -12,10 +12,11 @@ from statistics import mean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
-from runs import ABLATIONS, FEW_CLASSES, LOSS_METHODS, SETS
+from runs import ABLATIONS, FEW_CLASSES, LONG_ABLATIONS, LOSS_METHODS, SETS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
+RECIPES = RESULTS.with_name("recipes.json")
 PAGE = ROOT / "docs" / "quality.md"
 Line = dict[str, Any]
 Value = Callable[[Line], float]
@@ -25,7 +26,7 @@ def main() -> None:
     """Writes every table between its marks in the page, and the figures."""
     lines: list[Line] = json.loads(RESULTS.read_text())["runs"]
     PAGE.write_text(filled(PAGE.read_text(), lines))
-    losses_figure(chosen(lines, few=False, bits=32)).savefig(ROOT / "docs" / "quality-losses.png", dpi=150)
+    losses_figure(chosen(lines, few=False, long=False, bits=32)).savefig(ROOT / "docs" / "quality-losses.png", dpi=150)
 
 
 def filled(page: str, lines: list[Line]) -> str:
@@ -39,7 +40,7 @@ def filled(page: str, lines: list[Line]) -> str:
 
 def chosen(lines: Iterable[Line], **values: Any) -> list[Line]:
     """The runs with these values."""
-    return [line for line in lines if all(line[name] == value for name, value in values.items())]
+    return [line for line in lines if all(line.get(name, False) == value for name, value in values.items())]
 
 
 def hamming(line: Line) -> float:
@@ -69,6 +70,11 @@ def by_seed(lines: list[Line], value: Value = hamming) -> dict[int, float]:
     return {line["seed"]: value(line) for line in lines}
 
 
+def means_by_seed(of_sets: list[dict[int, float]]) -> dict[int, float]:
+    """Means over the sets, of the seeds that all of them have."""
+    return {seed: mean(values[seed] for values in of_sets) for seed in set.intersection(*map(set, of_sets))}
+
+
 def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield "| " + " | ".join(head) + " |"
@@ -79,17 +85,20 @@ def table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
 
 def losses_table(lines: list[Line]) -> Iterator[str]:
     """Every method on every set: Hamming, and the other ways to rank in the mean over the sets."""
-    lines = chosen(lines, few=False, bits=32)
+    lines = chosen(lines, few=False, long=False, bits=32)
 
-    def means_by_seed(method: str) -> dict[int, float]:
-        of_sets = [by_seed(chosen(lines, method=method, set=name)) for name in SETS]
-        return {seed: mean(values[seed] for values in of_sets) for seed in set.intersection(*map(set, of_sets))}
+    def of_sets(method: str) -> dict[int, float]:
+        return means_by_seed([by_seed(chosen(lines, method=method, set=name)) for name in SETS])
 
     def rows() -> Iterator[list[str]]:
         for name in ("chance", "majority"):
-            of_sets = [chosen(lines, set=part)[:1] for part in SETS]
-            yield [name, *(summary(one, lambda line, name=name: line[name]["precision"]) for one in of_sets), *[""] * 6]
-        ours = means_by_seed("ours")
+            one_each = [chosen(lines, set=part)[:1] for part in SETS]
+            yield [
+                name,
+                *(summary(one, lambda line, name=name: line[name]["precision"]) for one in one_each),
+                *[""] * 6,
+            ]
+        ours = of_sets("ours")
         for method in LOSS_METHODS:
             mine = chosen(lines, method=method)
             by_set = [chosen(mine, set=name) for name in SETS]
@@ -104,7 +113,7 @@ def losses_table(lines: list[Line]) -> Iterator[str]:
                 for part in by_set
             )
             seeds = "/".join(str(len(part)) for part in by_set)
-            means.insert(1, "" if method == "ours" else more(means_by_seed(method), ours))
+            means.insert(1, "" if method == "ours" else more(of_sets(method), ours))
             yield [method, *(summary(part) for part in by_set), *means, codes, seeds]
 
     head = ["macro P@10", *SETS, "mean", "more than ours", "by float L2", "re-ranked", "distinct codes", "seeds"]
@@ -126,33 +135,57 @@ def few_table(lines: list[Line]) -> Iterator[str]:
     return table(["macro P@10", f"the {FEW_CLASSES} classes", "all 12 classes", "seeds"], rows)
 
 
+ABLATION_SETS = ("rbc12", "fundus_eye4", "pneumoniamnist")  # the one that all ablations were tried on first
 RAREST = ("teardrop", "microcyte", "macrocyte", "burr_cell")
 
 
 def ablations_table(lines: list[Line]) -> Iterator[str]:
-    """Ours with one thing changed, and by how much that is more than ours with the same seeds."""
-    lines = chosen(lines, few=False, bits=32, set="rbc12")
-    ours = by_seed(chosen(lines, method="ours"))
+    """Ours with one thing changed, and by how much that is more than ours with the same seeds, set by set."""
+    lines = chosen(lines, few=False, long=False, bits=32)
 
     def alone(line: Line) -> float:
         return float(line["without_mirror_images"])
 
-    def rows() -> Iterator[list[str]]:
-        for method in ("ours", *ABLATIONS):
-            mine = chosen(lines, method=method)
-            reranked = summary(mine, lambda line: float(line["asymmetric"]))
-            than_ours = "" if method == "ours" else more(by_seed(mine), ours)
-            yield [method, summary(mine), than_ours, reranked, str(len(mine))]
-            if method == "ours":
-                without = more(by_seed(mine, alone), ours)
-                yield ["codes without mirror images", summary(mine, alone), without, "-", str(len(mine))]
+    def row(name: str, method: str, value: Value = hamming) -> list[str]:
+        mine = [chosen(lines, method=method, set=part) for part in ABLATION_SETS]
+        ours = [by_seed(chosen(lines, method="ours", set=part)) for part in ABLATION_SETS]
+        values = [by_seed(part, value) for part in mine]
+        differences = map(more, values, ours)
+        of_all = more(means_by_seed(values), means_by_seed(ours))
+        return [name, summary(mine[0], value), *differences, of_all, "/".join(str(len(part)) for part in mine)]
 
-    return table(["macro P@10, rbc12", "Hamming", "more than ours", "re-ranked", "seeds"], rows())
+    def rows() -> Iterator[list[str]]:
+        ours = chosen(lines, method="ours", set=ABLATION_SETS[0])
+        yield ["ours", summary(ours), *[""] * (1 + len(ABLATION_SETS)), str(len(ours))]
+        yield row("codes without mirror images", "ours", alone)
+        for method in ABLATIONS:
+            yield row(method, method)
+
+    more_than_ours = [f"more than ours: {name}" for name in ABLATION_SETS]
+    return table(["macro P@10", ABLATION_SETS[0], *more_than_ours, "mean of the sets", "seeds"], rows())
+
+
+def long_table(lines: list[Line]) -> Iterator[str]:
+    """The default recipe with one thing changed."""
+    lines = [
+        *({**line, "method": "default", "hamming": line["macro"]} for line in json.loads(RECIPES.read_text())),
+        *chosen(lines, long=True),
+    ]
+    default = [by_seed(chosen(lines, recipe="default", set=name)) for name in SETS]
+
+    def rows() -> Iterator[list[str]]:
+        yield ["default", *(f"{mean(values.values()):.3f}" for values in default), *[""] * (1 + len(SETS))]
+        for method in LONG_ABLATIONS:
+            mine = [by_seed(chosen(lines, method=method, set=name)) for name in SETS]
+            means = (f"{mean(values.values()):.3f}" if values else "-" for values in mine)
+            yield [method, *means, *map(more, mine, default), "/".join(map(str, map(len, mine)))]
+
+    return table(["macro P@10", *SETS, *(f"more than default: {name}" for name in SETS), "seeds"], rows())
 
 
 def lengths_table(lines: list[Line]) -> Iterator[str]:
     """Four code lengths."""
-    lines = chosen(lines, few=False)
+    lines = chosen(lines, few=False, long=False)
 
     def rows() -> Iterator[list[str]]:
         for name in SETS:
@@ -165,7 +198,7 @@ def lengths_table(lines: list[Line]) -> Iterator[str]:
 
 def paper_table(lines: list[Line]) -> Iterator[str]:
     """What the published way to make and rank codes changes, for the paper's recipe."""
-    lines = chosen(lines, few=False, bits=32, method="paper")
+    lines = chosen(lines, few=False, long=False, bits=32, method="paper")
 
     def batch(kind: str, by: str) -> Value:
         return lambda line: float(line["batch_statistics"][kind][by])
@@ -185,6 +218,7 @@ TABLES: dict[str, Callable[[list[Line]], Iterator[str]]] = {
     "losses": losses_table,
     "few": few_table,
     "ablations": ablations_table,
+    "long": long_table,
     "lengths": lengths_table,
     "paper": paper_table,
 }

@@ -10,10 +10,17 @@ from typing import Any
 
 from athsearch.recipes import recipe_settings
 
-SETS = {  # name -> path below the folder of data, and options that say how to read it
+SETS: dict[str, tuple[str, dict[str, str]]] = {  # name -> path below the folder of data, and how to read it
     "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}),
     "rbc12": ("rbc12", {}),
     "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}),
+}
+RECIPE_SETS = {  # the same as the recipes' own figures have them (../recipes.py), with the size of the input by recipe
+    "fundus_eye4": ("fundus_eye4", {"patient_pattern": r"(\d+)_(left|right)"}, {"default": 128, "paper": 128}),
+    # <smear>_<x>_<y>.jpg: images held out of the training are of other smears, as test images are.
+    "rbc12": ("rbc12", {"patient_pattern": r"(\d+)_\d+_\d+"}, {"default": 96, "paper": 80}),
+    # Of 28 px: the least size is larger still, and validation images prefer it to 96 px.
+    "pneumoniamnist": ("pneumoniamnist/pneumoniamnist.npz", {}, {"default": 64, "paper": 64}),
 }
 # Passes that take at most two minutes of two cores, decoding and scoring included. The paper's recipe sees
 # each image three times a pass, so it gets about as many minutes, not as many passes.
@@ -27,17 +34,27 @@ FEW_CLASSES = 4
 
 @dataclass(frozen=True)
 class Run:
-    """One training. few: the rarest classes of the set have N_FEW training images each."""
+    """One training. few: the rarest classes of the set have N_FEW training images each. long: as the default recipe
+    does it, with the method's change.
+    """
 
     set: str
     method: str
     bits: int = 32
     seed: int = 0
     few: bool = False
+    long: bool = False
+
+    def reading(self) -> tuple[str, dict[str, str]]:
+        """The set's path below the folder of data, and options that say how to read it."""
+        return RECIPE_SETS[self.set][:2] if self.long else SETS[self.set]
 
     def settings(self) -> dict[str, Any]:
         """What it changes of its recipe, and the recipe."""
         method = METHODS[self.method]
+        if self.long:
+            size = RECIPE_SETS[self.set][2]["default"]
+            return {"recipe": "default", "size": size, "bits": self.bits, "seed": self.seed} | method
         epochs = (PAPER_EPOCHS if method.get("recipe") == "paper" else EPOCHS)[self.set]
         # Wide framing, the default for grey images, takes more passes to pay.
         common = {"size": SIZE, "epochs": epochs, "framing": "narrow", "bits": self.bits, "seed": self.seed}
@@ -80,6 +97,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # names of variants.py
     "no mean of weights": {"average": 0.0},
     "a second block in two stages": {"network": "ath-l"},
 }
+LONG_ABLATIONS = ("no mean of weights", "no triplets")
+ABLATIONS_ON_ALL = (
+    *LONG_ABLATIONS,
+    "one margin for all classes",
+    "no attention",
+    "class layer starts at random",
+    "attention, mean only",
+    "a second block in two stages",
+)
 METHODS = LOSS_METHODS | ABLATIONS
 
 
@@ -108,10 +134,22 @@ def few() -> Iterator[Run]:
 
 
 def ablations() -> Iterator[Run]:
-    """Ours with one thing changed."""
+    """Ours with one thing changed: everything on one set, and what changes little there on the others too."""
     for seed in range(3):
         for method in ("ours", *ABLATIONS):
             yield Run("rbc12", method, seed=seed)
+    for seed in range(3):
+        for method in ABLATIONS_ON_ALL:
+            for name in SETS:
+                yield Run(name, method, seed=seed)
 
 
-PARTS = {"losses": losses, "few": few, "ablations": ablations, "lengths": lengths}
+def long() -> Iterator[Run]:
+    """The default recipe without what gains nothing in short runs."""
+    for seed in range(3):
+        for name in reversed(SETS):
+            for method in LONG_ABLATIONS:
+                yield Run(name, method, seed=seed, long=True)
+
+
+PARTS = {"losses": losses, "few": few, "ablations": ablations, "lengths": lengths, "long": long}

@@ -1,6 +1,6 @@
 """Which loss retrieves best? Every method of runs.py on every set, with several seeds.
 
-    python benchmarks/quality/study.py DATA [--parts losses,few,ablations,lengths] [--minutes 60]
+    python benchmarks/quality/study.py DATA [--parts losses,few,ablations,lengths,long] [--minutes 60]
 
 Each run is a process of its own on one core, two at a time on two cores. What stands in results/quality.json is
 not done again, so that the study goes on where it was stopped, by Ctrl-C or by --minutes; a line of other settings than
@@ -89,12 +89,13 @@ def known_lines() -> list[dict[str, Any]]:
 
 def run_of(line: dict[str, Any]) -> Run:
     """Whose results a line is."""
-    return Run(**{name: line[name] for name in asdict(Run("", ""))})
+    return Run(**{name: line[name] for name in asdict(Run("", "")) if name in line})
 
 
 def measured(run: Run, data: Path, folder: Path) -> dict[str, Any]:
     """What the run's process printed. Raises CalledProcessError where it failed: nothing is left out quietly."""
-    name = f"{run.set}-{run.method}-{run.bits}-{run.seed}{'-few' if run.few else ''}.npz".replace(" ", "_")
+    kind = "-few" * run.few + "-long" * run.long
+    name = f"{run.set}-{run.method}-{run.bits}-{run.seed}{kind}.npz".replace(" ", "_")
     command = [sys.executable, str(Path(__file__).parent / "measure.py"), str(data), str(folder / name)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, json.dumps(asdict(run))], stdout=subprocess.PIPE, check=True, env=one_thread)
