@@ -103,11 +103,17 @@ def measured(run: Run, data: Path, folder: Path) -> dict[str, Any]:
     return result
 
 
+def as_text(results: dict[str, Any]) -> str:
+    """As JSON, a line a run."""
+    runs = ",\n".join(json.dumps(run) for run in results["runs"])
+    return f'{{"machine": {json.dumps(results["machine"])},\n"runs": [\n{runs}\n]}}\n'
+
+
 def note(result: dict[str, Any]) -> None:
     """Adds a run to the results."""
     others = [line for line in known_lines() if run_of(line) != run_of(result)]
     with replacing(RESULTS) as temporary:
-        temporary.write_text(json.dumps({"machine": describe_machine(), "runs": [*others, result]}, indent=1) + "\n")
+        temporary.write_text(as_text({"machine": describe_machine(), "runs": [*others, result]}))
     run = " ".join(str(result[name]) for name in asdict(Run("", "")))
     print(f"{run}: macro P@10 {result['hamming']['precision']:.3f}, {result['cpu_s']:.0f} s", flush=True)
 
