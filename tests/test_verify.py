@@ -345,13 +345,13 @@ def test_a_repair_is_advised_where_it_helps(archive: Path, tmp_path: Path, run: 
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.error().endswith(f"{wrong}: the key of another archive; {archive} needs the one it was made with")
     (archive / "notes.txt").write_text("not ours")
-    assert run("verify", archive).err.endswith("1 problems\n")
+    assert run("verify", archive).err.endswith("archive: 1 problem\n")
     (archive / "weights.safetensors").unlink()
     assert "2 problems; `athsearch repair" in run("verify", archive).err
     damage_row(archive, 71)
     assert "`athsearch repair" in run("verify", archive).err
     (archive / "catalogue.sqlite").write_bytes(b"what is no catalogue" * 100)
-    assert run("verify", archive).err.endswith("1 problems\n")
+    assert run("verify", archive).err.endswith("archive: 1 problem\n")
     assert run("repair", archive, "--into", tmp_path / "new").status == 1
 
 
