@@ -76,11 +76,33 @@ def dead_bytes(path: Path) -> np.ndarray:
                 dead[at] = page == kept_index  # it has no id, and no index that would tell its rowid
                 at = after_varint(catalogue, after_varint(catalogue, at))
                 dead[at] = catalogue[at] == 0  # an id is the rowid; that NULL stands in its place matters to nobody
+        blocks = []
         while first_block:  # a chain of free blocks between cells: where the next is, how long this one is
+            blocks.append(page + first_block)
             size = int.from_bytes(catalogue[page + first_block + 2 : page + first_block + 4], "big")
             dead[page + first_block + 4 : page + first_block + size] = True
             first_block = int.from_bytes(catalogue[page + first_block : page + first_block + 2], "big")
+        begins = [
+            page + int.from_bytes(catalogue[cell : cell + 2], "big") for cell in range(cells, cells + 2 * n_cells, 2)
+        ]
+        for begin in begins:  # up to three bytes behind a cell are too few for a block
+            end = max(end_of_cell(catalogue, catalogue[header], begin), begin + 4)
+            after = min((other for other in [*begins, *blocks] if other >= end), default=page + PAGE_BYTES)
+            assert after - end < 4
+            dead[end:after] = True
     return dead
+
+
+def end_of_cell(content: bytes, kind: int, at: int) -> int:
+    """Of a page of this kind; no cell here goes on in another page."""
+    at += 4 if kind < 10 else 0  # the page below
+    end = after_varint(content, at)
+    if kind == 5:
+        return end
+    size = 0
+    for byte in content[at:end]:
+        size = size << 7 | byte & 0x7F
+    return size + (after_varint(content, end) if kind == 13 else end)
 
 
 def after_varint(content: bytes, at: int) -> int:
