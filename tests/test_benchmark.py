@@ -61,4 +61,5 @@ def test_the_command_prints_a_table_or_json(
     assert len(table.splitlines()) == 4
     results = json.loads("{" + printed)["results"]
     assert [result["n_codes"] for result in results] == [2000, (1 << 22) + 1]
-    assert 0 < results[1]["share_of_read_bandwidth"] < 10
+    n_bytes, seconds = ((1 << 22) + 1) * 8, results[1]["seconds"]["athsearch"]
+    assert results[1]["share_of_read_bandwidth"] == pytest.approx(n_bytes / seconds / 1e11)

@@ -18,6 +18,7 @@ from athsearch.errors import ModelMismatch
 from athsearch.evaluation import Evaluation, evaluate
 from athsearch.evaluation.bootstrap import PERCENTILES, SEED, bootstrap
 from athsearch.evaluation.results import METRICS, titles
+from athsearch.evaluation.scoring import score
 from athsearch.evaluation.ties import TieGroups, expected_reciprocal_rank
 
 Exact = dict[str, Fraction]
@@ -301,7 +302,7 @@ def test_the_order_of_the_database_and_of_the_queries_changes_nothing() -> None:
 def test_the_table_has_macro_first_and_fits_a_hundred_columns() -> None:
     codes = random_codes(np.random.default_rng(5), 30, 16, 10)
     labels = ["a rather long name of a class that would not fit into any table of a hundred columns", "b", "c"] * 10
-    found = evaluate(codes, labels, codes[:3], labels[:3])
+    found = evaluate(codes, labels, codes[:6], labels[:6])
     lines = found.table().splitlines()
     assert max(map(len, lines)) <= 100
     names = [line.split("  ")[0] for line in lines]
@@ -309,8 +310,8 @@ def test_the_table_has_macro_first_and_fits_a_hundred_columns() -> None:
     assert names[2:8] == first
     assert f"{found.macro.precision:.3f}" in lines[2]
     assert names[10:12] == ["b", "c"]
-    assert lines[2].split()[-2:] == ["3", "30"]
-    assert lines[10].split()[-2:] == ["1", "10"]
+    assert lines[2].split()[-2:] == ["6", "30"]
+    assert lines[10].split()[-2:] == ["2", "10"]
     span = found.intervals.macro
     assert f"{span.low.precision:.3f}-{span.high.precision:.3f}" in lines[2]
     for metric, title in titles(10).items():
@@ -323,6 +324,18 @@ def test_the_table_has_macro_first_and_fits_a_hundred_columns() -> None:
         assert {len(line) for line in lines[:13]} == {len(lines[0])}
     without = evaluate(codes, labels, codes[:3], labels[:3], n_resamples=0)
     assert (without.intervals, "95 %:" in without.table()) == (None, False)
+
+
+def test_names_of_classes_can_neither_break_a_table_nor_reach_the_terminal_as_commands() -> None:
+    codes = random_codes(np.random.default_rng(5), 30, 16, 10)
+    tables = []
+    for names in (["a\nb", "c\x1b[31m", "\r"], ["a b", "c  31m", " "]):
+        found = evaluate(codes, names * 10, codes, names * 10)
+        tables.append((found.table(), found.latex()))
+    (table, latex), (plain_table, plain_latex) = tables
+    assert len(table.splitlines()) == len(plain_table.splitlines())
+    assert len(latex.splitlines()) == len(plain_latex.splitlines())
+    assert all(character.isprintable() for character in (table + latex).replace("\n", ""))
 
 
 def test_the_latex_table_escapes_names_and_has_a_cell_for_each_column() -> None:
@@ -368,6 +381,9 @@ def test_bad_arguments_say_what_was_expected_and_what_came() -> None:
         evaluate(codes[:0], [], codes, labels)
     with pytest.raises(ValueError, match="at least one query code, got none"):
         evaluate(codes, labels, codes[:0], [])
+    with pytest.raises(TypeError, match="float"):
+        evaluate(codes, labels, codes, labels, 2.5)  # type: ignore[arg-type]
+    json.dumps(evaluate(codes, labels, codes, labels, np.int32(3)).to_dict())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected 3 query groups, one a code, got 1"):
         evaluate(codes, labels, codes, labels, database_groups=[1, 2, 3], query_groups=[1])
     with pytest.raises(ValueError, match="both database_groups and query_groups"):
@@ -400,6 +416,32 @@ def test_curves_equal_the_scores_at_each_depth() -> None:
             assert curve.recall[place] == pytest.approx(scores.recall, abs=1e-12)
 
 
+def test_a_case_is_left_out_once_however_many_of_its_groups_the_query_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("athsearch.evaluation.ranking.CELLS", 64)  # so that pairs come in several parts
+    generator = np.random.default_rng(12)
+    database, queries = random_codes(generator, 120, 16, 40), random_codes(generator, 50, 16, 40)
+    labels, query_labels = generator.choice(["a", "b"], 120).tolist(), generator.choice(["a", "b"], 50).tolist()
+
+    def some(n: int, n_groups: int) -> list[int | None]:
+        return [None if group == 0 else group for group in generator.integers(0, n_groups, n).tolist()]
+
+    groupings = [(some(120, 8), some(50, 9)), (some(120, 5), some(50, 5)), (some(120, 30), some(50, 30))]
+    found, n_left_out = score(database, labels, queries, query_labels, 7, groupings, [None] * 50, n_resamples=0)
+    precisions, expected = [], []
+    for query in range(50):
+        kept = [
+            row for row in range(120)
+            if all(theirs[query] is None or ours[row] != theirs[query] for ours, theirs in groupings)
+        ]  # fmt: skip
+        expected.append(120 - len(kept))
+        left, its_label = [labels[row] for row in kept], [query_labels[query]]
+        alone = evaluate(database[np.array(kept)], left, queries[query : query + 1], its_label, 7)
+        precisions.append(alone.micro.precision)
+    assert n_left_out.tolist() == expected
+    assert min(expected) < 10 < 30 < max(expected)
+    assert found.micro.precision == pytest.approx(np.mean(precisions), abs=1e-12)
+
+
 def plain_intervals(
     scores: Sequence[float], labels: Sequence[str], units: Sequence[int], n_resamples: int
 ) -> dict[str, list[float]]:
@@ -407,14 +449,14 @@ def plain_intervals(
     generator, members = np.random.default_rng(SEED), sorted(set(units))
     means: dict[str, list[float]] = {name: [] for name in ("macro", "micro", *sorted(set(labels)))}
     whole: dict[str, list[float]] = {}
-    for score, label in zip(scores, labels, strict=True):
-        whole.setdefault(label, []).append(score)
+    for value, label in zip(scores, labels, strict=True):
+        whole.setdefault(label, []).append(value)
     for _ in range(n_resamples):
         drawn: dict[str, list[float]] = {}
         for unit in generator.integers(0, len(members), len(members)):
-            for score, label, of_unit in zip(scores, labels, units, strict=True):
+            for value, label, of_unit in zip(scores, labels, units, strict=True):
                 if of_unit == members[unit]:
-                    drawn.setdefault(label, []).append(score)
+                    drawn.setdefault(label, []).append(value)
         for label, values_drawn in drawn.items():
             means[label].append(float(np.mean(values_drawn)))
         of_classes = [drawn.get(label) or whole[label] for label in sorted(whole)]
@@ -464,7 +506,8 @@ def test_of_one_unit_there_is_no_interval() -> None:
     labels = ["a"] * 5 + ["b"] * 4
     found = evaluate(codes, labels, codes[3:6], labels[3:6]).intervals
     assert found is not None
-    assert set(found.per_class) == {"a"}  # of b there is one query
+    assert set(found.per_class) == {"a"}  # of b there is one query, which does not vary
+    assert found.macro is None
     patients = {"database_groups": [None] * 9, "query_groups": ["p"] * 3}
     assert evaluate(codes, labels, codes[3:6], labels[3:6], **patients).intervals is None
 

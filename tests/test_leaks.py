@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from athsearch._training_images import divide
 from athsearch.archive.archive import Archive
 from athsearch.codes import Codes
-from athsearch.data import Source, open_source
+from athsearch.data import Item, Source, open_source
 from athsearch.demo.phantoms import write_phantoms
 from athsearch.encoder import Encoder
 from athsearch.evaluation import evaluate_archive
@@ -118,6 +118,73 @@ def test_near_duplicates_of_hidden_files_have_the_names_the_archive_has(tmp_path
     assert (found.n_queries_compared, found.n_queries_unread) == (1, 1)
     assert done[-1] == (3, 3)
     assert "MEIER" not in str(found)
+
+
+def stacks(folder: Path, n_files: int, n_pages: int = 3) -> Path:
+    """TIFF files, each of several pages, in the folders of two classes."""
+    for seed in range(n_files):
+        pages = [draw_image(100 * seed + page)[..., 0] for page in range(n_pages)]
+        path = folder / "ab"[seed % 2] / f"{seed}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first, *others = map(Image.fromarray, pages)
+        first.save(path, "TIFF", save_all=True, append_images=others)
+    return folder
+
+
+def test_without_patients_a_query_finds_no_other_page_of_its_file_and_no_other_image_of_its_study(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    source = open_source(stacks(tmp_path / "stacks", 4))
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(source)
+        found = evaluate_archive(archive, source, k=3)
+        assert (found.n_left_out, found.n_cases_left_out) == (12, 4 * 3 * 3)
+        assert found.scores.intervals is not None
+        assert found.scores.intervals.n_units == 4
+        of_two = tuple(replace(item, study=f"s{number // 6}") for number, item in enumerate(source.items))
+        studied = replace(source, items=of_two)
+        archive.add(studied, update_records=True)
+        found = evaluate_archive(archive, studied, k=3)
+        assert (found.n_left_out, found.n_cases_left_out) == (12, 2 * 6 * 6)
+        assert found.scores.intervals is not None
+        assert found.scores.intervals.n_units == 2
+        moved = open_source(shutil.copytree(tmp_path / "stacks" / "a", tmp_path / "moved" / "a").parent)
+        assert evaluate_archive(archive, moved, k=3).n_cases_left_out == 2 * 3 * 3
+
+
+def test_a_picture_that_many_patients_have_does_not_join_them(tmp_path: Path, encoder: Encoder, source: Source) -> None:
+    for patient in range(6):
+        black = source.root / f"black{patient}.png"
+        Image.new("L", (64, 64)).save(black)
+    items = tuple(Item(f"black{patient}.png", "ab"[patient % 2], f"Meier{patient}") for patient in range(6))
+    named = replace(source, items=(*source.items, *items))
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(named)
+        found = evaluate_archive(archive, named, k=3)
+        assert found.scores.intervals is not None
+        assert found.scores.intervals.n_units == 6
+        # A patient's own three images, and the black ones of the five others by black queries.
+        assert found.n_cases_left_out == 18 * 3 + 6 * 5
+        assert found.leaks.images.n_of_other_patients == 6
+        assert "; 6 of them of another patient there." in found.leaks.lines()[0]
+
+
+def test_codes_whose_images_the_archive_never_saw_are_not_taken_for_one_image(
+    tmp_path: Path, encoder: Encoder, source: Source
+) -> None:
+    asked = replace(source, items=source.items[8:])
+    known = replace(source, items=source.items[:10])
+    with Archive.create(tmp_path / "added", encoder) as added, Archive.create(tmp_path / "codes", encoder) as coded:
+        added.add(known)
+        coded.add_codes(encoder.encode(known), cases=known)
+        found = evaluate_archive(coded, asked, k=3)
+        assert found.n_cases_left_out == evaluate_archive(added, asked, k=3).n_cases_left_out == 2 * 2
+        assert found.leaks.lines()[0] == "Equal images: not known, for all cases are ready-made codes."
+        coded.add(replace(source, items=source.items[10:]))
+        assert evaluate_archive(coded, asked, k=3).leaks.lines()[0] == (
+            "Equal images: 2 of 4 queries are cases of the archive too, such as 10.png (10.png); "
+            "not known for 10 of 12 cases, ready-made codes."
+        )
 
 
 def plain_transform(picture: NDArray[np.uint8]) -> list[bool]:

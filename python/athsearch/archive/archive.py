@@ -241,14 +241,14 @@ class Archive:
     def encode_queries(self, source: Source, progress: Callable[[int, int], None] | None = None) -> Queries:
         """Encodes a source's images as queries, with the archive's weights, to score its answers.
 
-        Raises ArchiveError when patients are known here and in the archive, and the key is missing.
+        Raises ArchiveError when patients, studies or hidden names are here and in the archive, and the key is missing.
         """
         from .intake import encode_queries
 
         _check_source(source)
-        # In an archive without patients a key of the moment still tells which queries are of one patient.
+        # In an archive without pseudonyms a key of the moment still tells which queries are of one patient.
         key = PatientKey.passing()
-        if "key_fingerprint" in self._catalogue.properties() and any(item.patient for item in source.items):
+        if "key_fingerprint" in self._catalogue.properties() and _needs_key(source):
             key = self.patient_key()
         return encode_queries(self.encoder, source, key, progress)
 
@@ -582,7 +582,7 @@ class Archive:
 
     def _under_key(self, source: Source, catalogue: Catalogue) -> tuple[Source, PatientKey | None]:
         """The source with pseudonyms for names that it hides, and the key that these, patients and studies need."""
-        if not any(item.hides_name or (item.patient or item.study) is not None for item in source.items):
+        if not _needs_key(source):
             return source, None
         key = self.patient_key(create=True)
         if "key_fingerprint" not in catalogue.properties():
@@ -670,6 +670,10 @@ def _checked_id(id: int) -> int:
 def _refuse_reranking(rerank: str | None) -> None:
     if rerank is not None:
         raise ValueError("re-ranking needs an image: a code has only bits and no logits, a stored case's too")
+
+
+def _needs_key(source: Source) -> bool:
+    return any(item.hides_name or (item.patient or item.study) is not None for item in source.items)
 
 
 def _check_source(source: object) -> None:

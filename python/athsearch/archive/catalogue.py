@@ -318,11 +318,16 @@ class Catalogue:
     def values(self, columns: Sequence[str], first_id: int, last_id: int) -> list[tuple[Any, ...]]:
         """(id, value, ...) of the cases from first_id to last_id, deleted ones too, ids ascending.
 
-        columns: what `where` may name, or "content": the SHA-256 of the image, hexadecimal. Raises ValueError.
+        columns: what `where` may name; "content": the SHA-256 of the image, hexadecimal, None where there was none;
+        "root": the folder the source is relative to. Raises ValueError for others.
         """
-        self._check_columns([name for name in columns if name != "content"])
+        own = {
+            "content": "nullif(lower(hex(content)), '')",
+            "root": "(SELECT path FROM root WHERE number = cases.root)",
+        }
+        self._check_columns([name for name in columns if name not in own])
         with self._errors():
-            selected = ["lower(hex(content))" if name == "content" else self._value_of(name) for name in columns]
+            selected = [own.get(name) or self._value_of(name) for name in columns]
             return self._connection.execute(
                 f"SELECT {', '.join(['id', *selected])} FROM cases WHERE id BETWEEN ? AND ? ORDER BY id",
                 [first_id, last_id],

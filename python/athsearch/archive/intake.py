@@ -22,6 +22,7 @@ from ..codes import Codes, concatenate
 from ..data import Item, Source, frames
 from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
+from ..images import split_frame
 from ..parallel import map_ahead
 from ..types import Square
 from .cases import COLUMNS, KnownCase, NewCase, Value, record_name
@@ -56,13 +57,16 @@ class AddReport:
 class Queries:
     """Images encoded to ask an archive. Row r is items[r].
 
-    patients: pseudonyms, None where the patient is not known. contents: SHA-256 of the image, hexadecimal.
+    patients, studies: pseudonyms, None where they are not known. files: of frames of a file of many, its path, as an
+    archive would have it. contents: SHA-256 of the image, hexadecimal.
     failed: (source, reason) of images that could not be used.
     """
 
     codes: Codes
     items: tuple[Item, ...]
     patients: tuple[str | None, ...]
+    studies: tuple[str | None, ...]
+    files: tuple[str | None, ...]
     contents: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
 
@@ -195,22 +199,27 @@ def encode_queries(
 ) -> Queries:
     """Encodes a source's images to ask with. See `Archive.encode_queries`."""
     codes = [Codes.from_bits(np.zeros((0, encoder.bits), np.bool_), encoder.model_id)]
-    items, patients, contents, failed = [], [], [], []
-    n_done = 0
+    items, patients, studies, files, contents, failed = [], [], [], [], [], []
+    root, n_done = str(source.root.resolve()), 0
     for batch, batch_codes in encoded_batches(encoder, source):
         codes.append(batch_codes)
         for image in batch:
             if image.error:
                 failed.append((image.item.source, image.error.reason))
                 continue
-            patient = image.item.patient
-            items.append(image.item)
-            patients.append(None if patient is None else key.pseudonym(patient))
+            item = image.item
+            path, frame = split_frame(item.source)
+            items.append(item)
+            patients.append(None if item.patient is None else key.pseudonym(item.patient))
+            studies.append(None if item.study is None else key.pseudonym(item.study, "study"))
+            file = os.path.join(root, key.source(path) if item.hides_name else path)
+            files.append(None if frame is None else file)
             contents.append(image.content.hex())
         n_done += len(batch)
         if progress:
             progress(n_done, len(source))
-    return Queries(concatenate(codes), tuple(items), tuple(patients), tuple(contents), tuple(failed))
+    known = tuple(patients), tuple(studies), tuple(files), tuple(contents)
+    return Queries(concatenate(codes), tuple(items), *known, tuple(failed))
 
 
 def check_records(source: Source, columns: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..codes import Codes
 from ..errors import CatalogueError
+from ..images import split_frame
 from ..types import Ids
 from .catalogue import Catalogue
 from .snapshot import Snapshot
@@ -31,14 +33,16 @@ class Part:
 class Database:
     """Everything that can be found in an archive, for evaluation. Row r is case ids[r].
 
-    patients: pseudonyms, None where the patient is not known. contents: SHA-256 of the image, hexadecimal, None where
-    there was none but a ready-made code.
+    patients, studies: pseudonyms, None where they are not known. files: of frames of a file of many, its path, as the
+    archive has it. contents: SHA-256 of the image, hexadecimal, None where there was none but a ready-made code.
     """
 
     codes: Codes
     ids: Ids
     labels: tuple[str | None, ...]
     patients: tuple[str | None, ...]
+    studies: tuple[str | None, ...]
+    files: tuple[str | None, ...]
     contents: tuple[str | None, ...]
 
 
@@ -65,6 +69,16 @@ def read_part(snapshot: Snapshot, catalogue: Catalogue, columns: Sequence[str], 
 
 def read_database(snapshot: Snapshot, catalogue: Catalogue) -> Database:
     """All rows of a snapshot without those deleted. Raises CatalogueError."""
-    columns = ("label", "patient", "content")
+    columns = ("label", "patient", "study", "content", "root", "source")
     part = read_part(snapshot, catalogue, columns, 0, snapshot.n_codes)
-    return Database(part.codes, part.ids, *(tuple(part.columns[name]) for name in columns))
+    labels, patients, studies, contents, roots, sources = (tuple(part.columns[name]) for name in columns)
+    files = tuple(map(file_of_frame, roots, sources))
+    return Database(part.codes, part.ids, labels, patients, studies, files, contents)
+
+
+def file_of_frame(root: str | None, source: str | None) -> str | None:
+    """The path of the file whose frame the source names; None where it names none."""
+    if root is None or source is None:
+        return None
+    path, frame = split_frame(source)
+    return None if frame is None else os.path.join(root, path)

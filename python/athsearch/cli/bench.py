@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .. import _scan
+from ..codes import n_words_for
 from .common import json_option, print_json, print_table, progress
 
 
@@ -31,7 +32,7 @@ def bench(seconds: float, as_json: bool) -> None:
             bar(number, len(SHORT))
             result = measure(case, seconds)
             if case.n_queries == 1 and case.n_codes * case.bits > 1 << 28:  # more than any cache holds
-                read = case.n_codes * (case.bits + 63) // 64 * 8 / result["seconds"]["athsearch"]
+                read = case.n_codes * n_words_for(case.bits) * 8 / result["seconds"]["athsearch"]
                 result["share_of_read_bandwidth"] = read / read_bandwidth(case.threads)
             results.append(result)
         bar(len(SHORT), len(SHORT))

@@ -177,13 +177,14 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1))
 
 
+def printable(text: str) -> str:
+    """The text with a blank for each line break and control character, which names of folders can have."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Aligned columns on standard output, numbers to the right; None is left empty, a line break becomes a blank."""
-
-    def shown(value: object) -> str:
-        return "" if value is None else "".join(char if char.isprintable() else " " for char in str(value))
-
-    cells = [list(titles), *(list(map(shown, row)) for row in rows)]
+    cells = [list(titles), *(["" if value is None else printable(str(value)) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     to_right = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(titles))]
     for line in cells:

@@ -30,7 +30,9 @@ from .common import (
 @ARCHIVE
 @source_options
 @split_option("test if SOURCE has it, else all images")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Length of the answers scored.")
+@click.option(
+    "-k", default=10, show_default=True, type=click.IntRange(1, 10**9 - 1), help="Length of the answers scored."
+)
 @click.option(
     "--resamples", "n_resamples", default=1000, show_default=True, type=click.IntRange(min=0), metavar="N",
     help="Of the bootstrap that gives 95 % intervals, at least 100; 0 for none.",
@@ -62,8 +64,8 @@ def evaluate(
     """Score ARCHIVE's answers to the labelled images of SOURCE: the mean over classes first, then over queries.
 
     A hit is right if its label is the query's. Figures are means over all orders of equally distant cases; the rows
-    `chance` and `majority` say what knowing nothing scores. Cases of the query's own patient, and the query itself
-    where it is in the archive, are left out of its answer; what else the two share is told.
+    `chance` and `majority` say what knowing nothing scores. Cases of the query's own patient, study or many-frame
+    file, and the query itself where it is in the archive, are left out of its answer; what else the two share is told.
 
     \b
     Examples:
@@ -97,7 +99,7 @@ def evaluate(
         if plots is not None:
             from ..evaluation.figures import write_figures
 
-            database = archive.database()
+            database = result.database
             write_figures(plots, result.scores, database.codes, [str(label) for label in database.labels])
     if latex is not None:
         with replacing(latex) as temporary:

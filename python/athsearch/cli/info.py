@@ -10,7 +10,7 @@ import click
 from ..archive.archive import Archive
 from ..errors import AthsearchError
 from ..model.checkpoint import read_weights
-from .common import json_option, print_json, report_failures, say
+from .common import json_option, print_json, printable, report_failures, say
 
 
 @click.command()
@@ -49,7 +49,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
-        click.echo(f"{name:{width}}  {_plain(value)}")
+        click.echo(printable(f"{name:{width}}  {_plain(value)}"))
     if model:
         click.echo("\nmodel")
         _print_facts(model)

@@ -56,7 +56,9 @@ def bootstrap(
     return Intervals(
         n_resamples,
         n_units,
-        macro=_range(np.where(np.isnan(class_means), observed, class_means).mean(axis=1)),
+        macro=_range(np.where(np.isnan(class_means), observed, class_means).mean(axis=1))
+        if has_interval.all()
+        else None,
         micro=_range(micro),
         per_class={name: _range(class_means[:, row]) for row, name in enumerate(names) if has_interval[row]},
     )

@@ -82,8 +82,8 @@ def precision_at_k(found: Evaluation) -> Figure:
     for name, curve, style in _lines(curves):
         axes.plot(curves.depths, curve.precision, label=name, **style)
     value = found.macro.precision
-    if found.intervals:
-        span = found.intervals.macro
+    span = found.intervals.macro if found.intervals else None
+    if span is not None:
         label = f"P@{found.k} = {value:.3f}, 95 % {span.low.precision:.3f} to {span.high.precision:.3f}"
         axes.vlines(found.k, span.low.precision, span.high.precision, color=COLOURS[0], linewidth=1.5)
     else:

@@ -24,9 +24,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class SharedImages:
-    """Queries whose very bytes are a case's too, and the first of them with such a case."""
+    """Queries whose very bytes are a case's too, and the first of them with such a case.
+
+    n_of_other_patients: those of them that such a case has under another patient: one of the two is wrong, or the image
+    shows nothing. n_cases_unknown: cases that are ready-made codes, of whose images nothing can be said.
+    """
 
     n_queries: int
+    n_of_other_patients: int
+    n_cases_unknown: int
     pairs: tuple[Pair, ...]
 
 
@@ -59,13 +65,18 @@ class Leaks:
 
     def _images_line(self) -> str:
         found = self.images
-        if not found.n_queries:
-            return f"Equal images: none of {self.n_queries:,} queries is a case of the archive."
-        first = found.pairs[0]
-        return (
-            f"Equal images: {found.n_queries:,} of {self.n_queries:,} queries are cases of the archive too, "
-            f"such as {first.query} ({first.case})."
-        )
+        if self.n_cases == found.n_cases_unknown:
+            return "Equal images: not known, for all cases are ready-made codes."
+        text = f"Equal images: none of {self.n_queries:,} queries is a case of the archive"
+        if found.n_queries:
+            first = found.pairs[0]
+            text = f"Equal images: {found.n_queries:,} of {self.n_queries:,} queries are cases of the archive too, "
+            text += f"such as {first.query} ({first.case})"
+        if found.n_of_other_patients:
+            text += f"; {found.n_of_other_patients:,} of them of another patient there"
+        if found.n_cases_unknown:
+            text += f"; not known for {found.n_cases_unknown:,} of {self.n_cases:,} cases, ready-made codes"
+        return f"{text}."
 
     def _patients_line(self) -> str:
         found = self.patients
@@ -95,7 +106,12 @@ def find_leaks(archive: Archive, database: Database, queries: Queries) -> Leaks:
     return Leaks(
         n_queries=len(sources),
         n_cases=len(database.ids),
-        images=SharedImages(len(image_rows), pairs(image_rows)),
+        images=SharedImages(
+            n_queries=len(image_rows),
+            n_of_other_patients=_n_of_other_patients(database, queries),
+            n_cases_unknown=database.contents.count(None),
+            pairs=pairs(image_rows),
+        ),
         patients=SharedPatients(
             n_patients=len({queries.patients[query] for query, _ in patient_rows}),
             n_queries=len(patient_rows),
@@ -113,6 +129,16 @@ def _shared(queries: Sequence[str | None], cases: Sequence[str | None]) -> list[
         if value is not None:
             case_of.setdefault(value, row)
     return [(row, case_of[value]) for row, value in enumerate(queries) if value is not None and value in case_of]
+
+
+def _n_of_other_patients(database: Database, queries: Queries) -> int:
+    """Queries of a known patient that are cases of another known one too, by content."""
+    patients_of: dict[str, set[str]] = {}
+    for content, patient in zip(database.contents, database.patients, strict=True):
+        if content is not None and patient is not None:
+            patients_of.setdefault(content, set()).add(patient)
+    asked = zip(queries.contents, queries.patients, strict=True)
+    return sum(patient is not None and bool(patients_of.get(content, set()) - {patient}) for content, patient in asked)
 
 
 def _source(archive: Archive, id: int) -> str:

@@ -78,12 +78,13 @@ class Intervals:
 
     Drawn with replacement are `n_units` units: all queries of a group, such as a patient, together, and queries of no
     group one by one. A class of which a resample has no query enters its macro mean with the mean of all its queries.
-    Few units give intervals that are too narrow; a class of one unit has none.
+    Few units of a class give intervals that are too narrow; a class of one unit has none, and where there is such a
+    class, neither has the macro mean.
     """
 
     n_resamples: int
     n_units: int
-    macro: Range
+    macro: Range | None
     micro: Range
     per_class: dict[str, Range]
 
@@ -169,7 +170,9 @@ class Evaluation:
         }
 
     def table(self) -> str:
-        """A plain-text table of at most 100 columns: macro, micro, chance, majority, each class, then every score."""
+        """A plain-text table: macro, micro, chance, majority, each class, then every score. It has at most 100 columns
+        where k has no more than nine digits.
+        """
         from .tables import text_table
 
         return text_table(self)

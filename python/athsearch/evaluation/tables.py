@@ -51,10 +51,11 @@ def _classes(found: Evaluation) -> list[str]:
     first, second = (max(9, len(title) + 2) for title in (precision, average_precision))
     interval_title = f"{'95 %':>15}" if with_intervals else ""
     head = f"{precision:>{first}}{interval_title}{average_precision:>{second}}{'MRR':>9}{'queries':>11}{'cases':>13}"
-    width = min(NAME_COLUMNS, MOST_COLUMNS - len(head), max(map(len, [*averages, *found.per_class])))
+    width = max(0, min(NAME_COLUMNS, MOST_COLUMNS - len(head), max(map(len, [*averages, *found.per_class]))))
     head = f"{'':{width}}{head}"
 
     def line(name: str, scores: Scores, interval: Range | None, n_queries: int, n_cases: int) -> str:
+        name = _printable(name)
         short = name if len(name) <= width else name[: width - 3] + "..."
         cells = f"{short:{width}}{scores.precision:>{first}.3f}"
         if with_intervals:
@@ -114,7 +115,18 @@ def _remarks(found: Evaluation) -> list[str]:
             1,
             f"95 %: bootstrap, {found.intervals.n_resamples:,} resamples of the {found.n_queries:,} queries{how}.",
         )
+        if found.intervals.macro is None:
+            n_alone = len(found.classes) - len(found.intervals.per_class)
+            among = f"{n_alone:,} of {len(found.classes):,} classes"
+            lines.insert(
+                2, f"No interval of the macro mean: the queries of {among} are one patient's or group's, or one."
+            )
     return lines
+
+
+def _printable(name: str) -> str:
+    """The name with a blank for each line break and control character, which a folder's name can have."""
+    return "".join(character if character.isprintable() else " " for character in name)
 
 
 def _span(interval: Range | None, metric: str) -> str:
@@ -131,7 +143,7 @@ def latex_table(found: Evaluation) -> str:
         return " & ".join(cells) + r" \\"
 
     def scores_row(name: str, scores: Scores, interval: Range | None, counts: Sequence[int]) -> str:
-        cells = [" ".join(name.split()).translate(_ESCAPED)]
+        cells = [" ".join(_printable(name).split()).translate(_ESCAPED)]
         for metric in IN_LATEX:
             cells.append(f"{getattr(scores, metric):.3f}")
             if with_intervals:
