@@ -49,36 +49,49 @@ cuda-report:
 	$(PYTHON) benchmarks/cuda_report.py
 
 # On a machine with a GPU, where $(PYTHON) has torch, pytest, pybind11 and scikit-build-core; needs no network. The figures
-# come after the tests, whatever these say, and go to RESULTS one by one; LOGS gets what the tests print.
+# come after the tests, whatever these say, and go to RESULTS one by one; LOGS gets what the tests print. What hangs is
+# ended after so many seconds.
 RESULTS ?= benchmarks/results
 LOGS ?= build
-GPU_TESTS := tests/test_gpu_index.py tests/test_gpu_encoder.py tests/test_ops.py
-GPU_TEST := $(PYTHON) -u -m pytest --noconftest -v -m gpu
+TEST_SECONDS ?= 200
+BENCH_SECONDS ?= 200
+GPU_TEST := $(PYTHON) -u -m pytest -W default --noconftest -v -m gpu
+# A process for each kernel: after an error of one a process has no GPU any more.
+GPU_TESTS := gpu/popcount gpu/b1 gpu/wgmma gpu/index gpu/encoder gpu/ops
 gpu:
 	$(MAKE) gpu-test; status=$$?; $(MAKE) gpu-bench && exit $$status
 
 # Side by side, for each leaves the GPU idle most of the time.
 gpu-test: build/gpu.stamp
-	$(MAKE) --jobs --keep-going --output-sync $(GPU_TESTS:tests/%.py=gpu/%) gpu/memcheck gpu/racecheck
+	$(PYTHON) -c 'import sys; from athsearch.gpus import find_gpus; sys.exit(find_gpus().why_not(0))'
+	$(MAKE) --jobs --keep-going --output-sync $(GPU_TESTS) gpu/memcheck gpu/racecheck gpu/synccheck
 
-gpu-bench gpu/%: export PYTHONPATH := $(CURDIR)/build/gpu
+gpu-test gpu-bench gpu/%: export PYTHONPATH := $(CURDIR)/build/gpu
 gpu/%: LOG = $(LOGS)/gpu-$(@F).log
+gpu/popcount gpu/b1 gpu/wgmma: WHICH = tests/test_gpu_index.py -k $(@F)
+gpu/index: WHICH := tests/test_gpu_index.py -k 'not (popcount or b1 or wgmma)'
+gpu/encoder: WHICH := tests/test_gpu_encoder.py
+gpu/ops: WHICH := tests/test_ops.py
+$(GPU_TESTS):
+	timeout -k 5 $(TEST_SECONDS) $(GPU_TEST) $(WHICH) > $(LOG) 2>&1; \
+	    status=$$?; tail -n 15 $(LOG); exit $$status
+
+# Our kernels alone, and what they do, not torch's calls.
+gpu/memcheck gpu/racecheck gpu/synccheck: SANITIZER = timeout -k 5 $(TEST_SECONDS) compute-sanitizer --tool $(@F) \
+    --error-exitcode 1 --kernel-name kns=athsearch $(OPTIONS)
+gpu/memcheck: OPTIONS := --report-api-errors no --padding 512
 gpu/memcheck: FEW := 65-511 or 520-511 or 64-36-ath or (small and float16)
-gpu/racecheck: FEW := 65-511 or 64-36-ath or (small and float16)
-
-gpu/test_%:
-	$(GPU_TEST) tests/test_$*.py > $(LOG) 2>&1; status=$$?; tail -n 15 $(LOG); exit $$status
-
-gpu/memcheck gpu/racecheck:
-	if compute-sanitizer $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > $(LOG) 2>&1; then \
-	    compute-sanitizer --tool $(@F) --error-exitcode 1 $(GPU_TEST) $(GPU_TESTS) -k '$(FEW)' > $(LOG) 2>&1; \
+gpu/racecheck gpu/synccheck: FEW := 65-511 or 64-36-ath or (small and float16)
+gpu/memcheck gpu/racecheck gpu/synccheck:
+	if $(SANITIZER) $(PYTHON) -c 'from athsearch import _cuda; _cuda.Database(1, 1, 0)' > $(LOG) 2>&1; then \
+	    $(SANITIZER) $(GPU_TEST) tests/test_gpu_*.py tests/test_ops.py -k '$(FEW)' > $(LOG) 2>&1; \
 	    status=$$?; tail -n 15 $(LOG); exit $$status; \
 	else echo 'compute-sanitizer does not work here:'; tail -n 3 $(LOG); fi
 
 # The most wanted first.
 gpu-bench: build/gpu.stamp
 	status=0; for name in scan ops encode; do \
-	    $(PYTHON) benchmarks/bench_gpu_$$name.py --out $(RESULTS)/gpu-$$name.json || status=1; \
+	    timeout -k 5 $(BENCH_SECONDS) $(PYTHON) benchmarks/bench_gpu_$$name.py --out $(RESULTS)/gpu-$$name.json || status=1; \
 	done; exit $$status
 
 # For the GPU that is there alone.

@@ -7,7 +7,8 @@ of squares (uint8): ours from the GPU's memory, in 32 and in 16-bit floats, and 
 eager PyTorch in 32-bit floats (TF32 where its defaults say so), the same with images channels last, and, in the first
 case alone, for it takes its time, torch.compile in 16-bit floats, each from squares in the GPU's memory to logits.
 Images a second from medians of CUDA events; ours from main memory by the clock. Our logits are compared with those of
-the CPU's network first. The results are written after every case, to results/gpu-encode.json.
+the CPU's network first: where they are too far off, a case has no figures, and the script fails in the end. The results
+are written after every case, to results/gpu-encode.json.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe_gpu_machine, write_results
+from numpy.typing import NDArray
 from torch import nn
 
 from athsearch import _cuda
@@ -38,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "gpu-encode.json"
 CASES = (("ath-s", 256, 36), ("ath-m", 96, 32), ("ath-l", 96, 32), ("ath-l", 256, 64))  # network, size, bits
 BATCHES = (1024, 64, 1)
 COMPARED = 8  # images
-TOLERANCES = {"float32": 1e-4, "float16": 1e-2}  # of the logits' spread, as in tests/test_gpu_encoder.py
+TOLERANCES = {"float32": 1e-4, "float16": 5e-3}  # root mean square of what logits are off, in that of the logits
 Run = Callable[[], Any]
 
 
@@ -70,6 +72,7 @@ def main() -> None:
     ops.CUDA = None  # torch's ways are torch's alone: its networks would take our attention where they find it
     machine, mode = describe_gpu_machine(), arguments.mode
     results: list[dict[str, Any]] = []
+    case: dict[str, Any]
     for name, size, bits in CASES:
         torch.manual_seed(0)
         network = NETWORKS[name](size, bits, 5).eval()
@@ -79,12 +82,18 @@ def main() -> None:
         ours16 = build_with(partial(_cuda.Network, device=0, precision="float16"), description, tensors)
         launches = {"float32": ours.n_launches(), "float16": ours16.n_launches()}
         for batch in BATCHES:
-            rates = measure(network, description, ours, ours16, batch, arguments.seconds, None if results else mode)
+            squares = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
             case = {"network": name, "size": size, "bits": bits, "batch": batch, "launches": launches}
-            results.append({**case, "images_per_s": rates})
+            case["logits_off"] = {one.precision(): off(description, tensors, one, squares) for one in (ours, ours16)}
+            if all(case["logits_off"][precision] < limit for precision, limit in TOLERANCES.items()):
+                way = None if results else mode
+                case["images_per_s"] = measure(network, description, ours, ours16, squares, arguments.seconds, way)
+            results.append(case)
             print(json.dumps(results[-1]), flush=True)
             write_results(arguments.out, {"machine": machine, "compile_mode": mode, "results": results})
             torch.cuda.empty_cache()
+    if wrong := [case for case in results if "images_per_s" not in case]:
+        raise SystemExit(f"{len(wrong)} of {len(results)} cases are wrong: their logits are too far off")
 
 
 def measure(
@@ -92,15 +101,12 @@ def measure(
     description: ModelDescription,
     ours: _cuda.Network,
     ours16: _cuda.Network,
-    batch: int,
+    squares: NDArray[np.uint8],
     seconds: float,
     mode: str | None,
 ) -> dict[str, float]:
     """Images a second by contender: medians, all taking turns. mode: torch.compile's; None: it takes no part."""
-    size, bits = description.preprocessing.size, description.bits
-    squares = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
-    for one in (ours, ours16):
-        check(description, tensors_of(network), one, squares[:COMPARED])
+    batch, bits = len(squares), description.bits
     there = torch.from_numpy(squares).cuda()
     logits = torch.empty((batch, bits), device="cuda")
     words = torch.empty((batch, (bits + 63) // 64), dtype=torch.int64, device="cuda")
@@ -137,13 +143,12 @@ def seconds_of_events(run: Run) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
-def check(description: ModelDescription, tensors: dict[str, Any], ours: _cuda.Network, squares: Any) -> None:
-    """Exits where our logits are not those of the CPU."""
-    expected = build(description, tensors).run(squares, 8)
-    difference = float(np.abs(ours.run(squares) - expected).max() / np.sqrt(np.mean(expected**2)))
-    precision = ours.precision()
-    if not difference < TOLERANCES[precision]:
-        raise SystemExit(f"{description.network}: our {precision} logits are off by {difference} of their spread")
+def off(
+    description: ModelDescription, tensors: dict[str, Any], ours: _cuda.Network, squares: NDArray[np.uint8]
+) -> float:
+    """How far our logits of the first COMPARED squares are off those of the CPU, see TOLERANCES."""
+    expected = build(description, tensors).run(squares[:COMPARED], 8)
+    return float(np.sqrt(np.mean((ours.run(squares[:COMPARED]) - expected) ** 2) / np.mean(expected**2)))
 
 
 def torch_ways(

@@ -97,9 +97,9 @@ def time_athsearch(codes: Codes, queries: Codes, k: int, truth: Neighbors, secon
     return seconds_of(lambda: index.search(queries, k), seconds)
 
 
-def time_kernels(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float) -> dict[str, float]:
-    """Seconds of each kernel that this GPU has."""
-    taken: dict[str, float] = {}
+def time_kernels(codes: Codes, queries: Codes, k: int, truth: Neighbors, seconds: float) -> dict[str, float | None]:
+    """Seconds of each kernel; None where this GPU or this build has not got it."""
+    taken: dict[str, float | None] = dict.fromkeys(KERNELS)
     for name in KERNELS:
         with suppress(KernelUnavailable):
             taken[name] = time_athsearch(codes, queries, k, truth, seconds, name)
@@ -153,7 +153,7 @@ def measure(
             **{"athsearch": ours, **rivals[asked], "faiss_gpu": time_faiss(codes, queries, k, seconds)},
             **{f"athsearch_{name}": taken for name, taken in by.items()},
         },
-        "times_popcount": {name: by["popcount"] / taken for name, taken in by.items()},
+        "times_popcount": {name: taken and by["popcount"] / taken for name, taken in by.items()},
         "pairs_per_s": n_queries * len(codes) / ours,
         "share_of_copy_bandwidth": codes.words.nbytes / ours / bandwidth if n_queries == 1 else None,
         "times_torch": of_torch * n_queries / ours,

@@ -96,6 +96,7 @@ void Network::finish(size_t bits, std::vector<float> weights, std::vector<float>
   std::copy_n(last_bias().begin(), bits, filled_bias.begin());
   last_weights_.holding(filled);
   last_bias_.holding(filled_bias);
+  device_.wait();  // for what is uploaded and freed here
   is_finished_ = true;
 }
 

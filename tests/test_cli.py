@@ -586,9 +586,11 @@ def test_device_says_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert "gpu    none: athsearch was built without its CUDA module: build it with ATH_CUDA=ON" in outcome.out
     install_cuda(StandIn(1), monkeypatch)
     assert run("device", "--json").json()["gpus"][0]["free_bytes"] is None
-    assert "132 multiprocessors, unknown of 80.0 GB free, kernel popcount" in run("device").out
+    assert "132 multiprocessors, unknown of 80.0 GB free\n" in run("device").out
     install_cuda(StandIn(1, capability="7.5"), monkeypatch)
-    assert "kernel none: GPU 0 (stand-in) is of compute capability 7.5: the kernels need 8.0" in run("device").out
+    assert (
+        "GB free; not usable: GPU 0 (stand-in) is of compute capability 7.5: the kernels need 8.0" in run("device").out
+    )
 
 
 def test_a_search_on_a_gpu_that_is_not_there_is_one_line(

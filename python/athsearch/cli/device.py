@@ -34,11 +34,10 @@ def device(as_json: bool) -> None:
     click.echo(f"cpu    kernel {facts['cpu']['kernel']} (available: {', '.join(facts['cpu']['available'])})")
     for gpu in facts["gpus"]:
         free = "unknown" if gpu["free_bytes"] is None else f"{gpu['free_bytes'] / 1e9:.1f}"
-        kernel = gpu["kernel"] or f"none: {gpu['reason']}"
+        unusable = "" if gpu["reason"] is None else f"; not usable: {gpu['reason']}"
         click.echo(
             f"gpu {gpu['device']}  {gpu['name']}, compute capability {gpu['compute_capability']}, "
-            f"{gpu['multiprocessors']} multiprocessors, {free} of {gpu['memory_bytes'] / 1e9:.1f} GB free, "
-            f"kernel {kernel}"
+            f"{gpu['multiprocessors']} multiprocessors, {free} of {gpu['memory_bytes'] / 1e9:.1f} GB free{unusable}"
         )
     if gpus.reason is not None:
         click.echo(f"gpu    none: {gpus.reason}")
@@ -48,5 +47,5 @@ def device(as_json: bool) -> None:
 
 def _facts(gpus: Gpus, number: int) -> dict[str, Any]:
     reason = gpus.why_not(number)
-    free, kernel = (free_bytes(number), "popcount") if reason is None else (None, None)
-    return {"device": number, **gpus.devices[number], "free_bytes": free, "kernel": kernel, "reason": reason}
+    free = free_bytes(number) if reason is None else None
+    return {"device": number, **gpus.devices[number], "free_bytes": free, "reason": reason}
