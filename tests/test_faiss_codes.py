@@ -105,6 +105,13 @@ def test_files_keep_codes_and_ids(tmp_path: Path, kind: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_files_name_may_be_no_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.faiss"))
+    codes = random_codes(300, 36)
+    write_faiss(path, codes)
+    assert read_faiss(path, 36)[0] == codes
+
+
 def test_codes_that_faiss_holds_in_another_order_come_in_order_of_their_ids(tmp_path: Path) -> None:
     codes = random_codes(50, 64)
     ids = np.random.default_rng(3).permutation(50) * 10

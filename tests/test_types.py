@@ -65,3 +65,17 @@ def test_mask_refuses_other_shapes_and_types() -> None:
             Mask.from_rows(np.array(rows), 100)
     with pytest.raises(TypeError, match="got bool"):
         Mask.from_rows(np.ones(3, np.bool_), 3)  # type: ignore[arg-type]
+
+
+def test_a_masks_words_may_lie_apart_and_anywhere() -> None:
+    allowed = np.random.default_rng(0).random(200) < 0.5
+    words = Mask.from_bools(allowed).words
+    apart = np.stack([words, words], axis=1)[:, 0]
+    odd = np.frombuffer(b"x" + words.tobytes(), np.uint8)[1:].view(np.uint64)
+    for given in (apart, odd):
+        mask = Mask(given, 200)
+        assert mask.words.flags.c_contiguous
+        assert mask.words.flags.aligned
+        assert np.array_equal(mask.to_bools(), allowed)
+    with pytest.raises(ValueError, match=r"words must be uint64 \[4\] for 200 rows, got list"):
+        Mask(words.tolist(), 200)

@@ -82,13 +82,14 @@ class Mask:
         n_rows = operator.index(n_rows)
         if n_rows < 0:
             raise ValueError(f"n_rows must not be negative, got {n_rows}")
+        expected = f"words must be uint64 [{(n_rows + 63) // 64}] for {n_rows} rows"
+        if not isinstance(words, np.ndarray):
+            raise ValueError(f"{expected}, got {type(words).__name__}")
         if words.dtype != np.uint64 or words.shape != ((n_rows + 63) // 64,):
-            raise ValueError(
-                f"words must be uint64 [{(n_rows + 63) // 64}] for {n_rows} rows, got {words.dtype} {list(words.shape)}"
-            )
+            raise ValueError(f"{expected}, got {words.dtype} {list(words.shape)}")
         if n_rows % 64 and int(words[-1]) >> n_rows % 64:
             raise ValueError(f"words allow rows past the {n_rows} there are")
-        self.words = words
+        self.words = np.require(words, requirements=["C", "A"])
         self.n_rows = n_rows
 
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,9 +137,10 @@ def write_faiss(
         raise TypeError(f"ids must be int64 [{codes.n_codes}], got {ids.dtype} {list(ids.shape)}")
     index = build(kind, codes, ids, **options)
     path = Path(path)
-    with replacing(path) as temporary:
+    faiss = import_faiss()
+    with replacing(path) as temporary, temporary.open("wb") as file:  # ours, for FAISS's take no name that is not UTF-8
         try:
-            import_faiss().write_index_binary(index, str(temporary))
+            faiss.write_index_binary(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
             raise OSError(f"{path}: {_reason(error)}") from error
 
@@ -161,9 +162,9 @@ def read_faiss(
     faiss = import_faiss()
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        with _limits_of(faiss, path):
+        with path.open("rb") as file, _limits_of(faiss, path, file):
             try:
-                index = faiss.read_index_binary(str(path))
+                index = faiss.read_index_binary(faiss.PyCallbackIOReader(file.read))
                 packed, ids = _stored(faiss, index)
             except (RuntimeError, ValueError) as error:
                 raise FaissFileError(f"{path}: {_reason(error)}") from error
@@ -226,12 +227,12 @@ _limits = Lock()
 
 
 @contextmanager
-def _limits_of(faiss: Any, path: Path) -> Iterator[None]:
+def _limits_of(faiss: Any, path: Path, file: BinaryIO) -> Iterator[None]:
     """No vector longer than the file: a length that damage made huge would be allocated, and the process killed."""
-    with path.open("rb") as file:
-        if file.read(2) != b"IB":
-            raise FaissFileError(f"{path}: not a file of a FAISS binary index")
-        n_bytes = os.fstat(file.fileno()).st_size
+    if file.read(2) != b"IB":
+        raise FaissFileError(f"{path}: not a file of a FAISS binary index")
+    file.seek(0)
+    n_bytes = os.fstat(file.fileno()).st_size
     with _limits:
         before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
         faiss.set_deserialization_vector_byte_limit(n_bytes)
