@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -19,13 +20,15 @@ from PIL import Image
 
 from athsearch.archive.archive import Archive
 from athsearch.archive.catalogue import Catalogue
+from athsearch.archive.repairing import repair
 from athsearch.codes import Codes
 from athsearch.data import Source, open_source
 from athsearch.data import source as source_module
 from athsearch.encoder import Encoder
-from athsearch.errors import ArchiveError
+from athsearch.errors import ArchiveError, SourceError
 from athsearch.index import FlatIndex
 from conftest import Run, draw_image, run_apart
+from dicom_files import dicom
 
 
 @pytest.fixture
@@ -263,6 +266,54 @@ def test_repair_does_not_forget_what_was_deleted(
         assert repaired.add(open_source(source.root)).n_deleted == 1
 
 
+def test_repair_misses_the_key_of_hidden_names_too(tmp_path: Path, encoder: Encoder) -> None:
+    for number in range(2):
+        content = dicom(draw_image(number)[..., 0].copy(), PatientID=None, StudyInstanceUID=None)
+        (tmp_path / f"{number}.dcm").write_bytes(content)
+    source = open_source(tmp_path)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(source)
+        archive.delete([1])
+    with sqlite3.connect(tmp_path / "archive" / "catalogue.sqlite") as catalogue:
+        catalogue.execute("UPDATE property SET check_sum = check_sum + 1 WHERE name = 'key_fingerprint'")
+    catalogue.close()
+    repair(tmp_path / "archive", tmp_path / "new", tmp_path / "archive.key")
+    with Archive.open(tmp_path / "new", tmp_path / "archive.key", "cpu") as repaired:
+        report = repaired.add(source)
+        assert (report.n_present, report.n_deleted, report.n_added) == (1, 1, 0)
+
+
+def test_repair_starts_no_log_that_was_never_begun(archive: Archive, tmp_path: Path) -> None:
+    (archive.path / "queries.log").touch()  # as where the disk was full
+    archive.repair(tmp_path / "new")
+    with Archive.open(tmp_path / "new", archive.path.with_name("archive.key"), "cpu") as repaired:
+        assert not repaired.logs_queries
+
+
+def test_an_archive_copied_without_its_lock_is_whole(archive: Archive) -> None:
+    (archive.path / "writer.lock").unlink()
+    archive.delete([1])
+    assert archive.n_cases == 11
+
+
+def test_a_folder_that_may_not_be_listed_stops_no_run(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = dicom(draw_image(1)[..., 0].copy())
+    (tmp_path / "0.dcm").write_bytes(content)
+    (tmp_path / "1.dcm").write_bytes(content[:300])
+    source = open_source(tmp_path)
+
+    def refuse(root: Path) -> NoReturn:
+        raise SourceError(f"{root}/private: cannot be listed")
+
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        assert len(archive.add(source).failed) == 1
+        monkeypatch.setattr("athsearch.archive.recognition.names_below", refuse)
+        assert archive.add(replace(source, items=source.items[:1])).n_present == 1
+        assert len(archive.unreadable) == 1
+
+
 def test_ids_of_codes_alone_have_gaps_after_compaction(tmp_path: Path) -> None:
     words = np.random.default_rng(0).integers(0, 2**36, (500, 1), np.uint64)
     codes = Codes(words, 36)
@@ -480,6 +531,24 @@ def test_killed_at_random_moments_compaction_leaves_the_old_or_the_new(tmp_path:
         deleted = codes[np.array(sorted(gone)) - 1].words[:, 0].tolist()
         kept = set(np.frombuffer(b"".join(file.read_bytes()[64:] for file in path.rglob("*.npy"))[: 8 * 60_000], "<u8"))
         assert not kept & set(deleted)
+
+
+def test_compactions_that_are_stopped_leave_one_copy_at_most(tmp_path: Path) -> None:
+    def stop(step: str) -> None:
+        if step == "sorting":
+            raise KeyboardInterrupt
+
+    path = tmp_path / "archive"
+    with Archive.create(path, bits=64) as archive:
+        archive.add_codes(Codes(np.arange(1000, dtype=np.uint64)[:, None], 64))
+        archive.build_index("distinct")
+        archive.delete([5])
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                archive.compact(stop)
+            assert len(list((path / "segments").iterdir())) == 2
+        archive.compact()
+        assert [file.name for file in (path / "segments").iterdir()] == [archive_segment(path)]
 
 
 def archive_segment(path: Path) -> str:

@@ -104,6 +104,22 @@ def test_what_is_done_to_the_log_is_found(
     assert found[2] is None or found[2].startswith(problem or "")
 
 
+def test_a_line_that_breaks_off_anywhere_is_no_line_or_a_whole_one(path: Path) -> None:
+    log, head = path / LOG, path / "queries.head"
+    with Archive.open(path) as archive:
+        n_before, head_before = log.stat().st_size, head.read_bytes()
+        archive.search(CODES[:1], k=3)
+        whole = log.read_bytes()
+        for n_bytes in range(n_before, len(whole) + 1):
+            log.write_bytes(whole[:n_bytes])
+            head.write_bytes(head_before)
+            for _ in range(2):
+                archive.search(CODES[:1], k=3)
+            report = archive.query_log().check()
+            assert report.problem is None, len(whole) - n_bytes
+            assert report.head.n_lines == 8 + (n_bytes >= len(whole) - 1)
+
+
 def test_every_flipped_bit_is_found(path: Path) -> None:
     log, content = path / LOG, (path / LOG).read_bytes()
     with Archive.open(path) as archive:

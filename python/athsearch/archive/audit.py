@@ -129,7 +129,10 @@ def _files(snapshot: Snapshot) -> tuple[tuple[AuditedFile, ...], list[str], list
     indexes = {f"indexes/{kept.folder}/{name}" for name, _ in kept.files} if kept else set()
     for path in _paths(snapshot.path):
         name = path.relative_to(snapshot.path).as_posix()
-        n_bytes = path.lstat().st_size
+        try:
+            n_bytes = path.lstat().st_size
+        except FileNotFoundError:  # a writer at work
+            continue
         meaning = next((meaning for pattern, meaning in FILES.items() if re.fullmatch(pattern, name)), None)
         if re.fullmatch(LEFT_OVER, name) and path.is_file():
             remains.append(f"{name}: unfinished work of a writer, {n_bytes:,} bytes")

@@ -41,6 +41,7 @@ def compact(
 ) -> CompactReport:
     """Compacts the archive at `path`, see `Archive.compact`. find_key: asked where images were deleted."""
     snapshot = Snapshot(path, catalogue, like, None)
+    remove_unlisted_segments(path / "segments", snapshot.segments)  # of compactions that were stopped
     images = _deleted_images(catalogue)
     key = find_key() if images else None
     digests = [key.deletion_digest(source, content) for source, content in images] if key else []

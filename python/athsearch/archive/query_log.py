@@ -185,13 +185,14 @@ class QueryLog:
                 "where, and to begin another, move this one and its head aside and use `athsearch audit --start-log`"
             )
         rest = os.pread(log, n_bytes - head.n_bytes, head.n_bytes)
+        if not rest.endswith(b"\n"):  # first, for it may be all that a line lacks
+            n_bytes += os.write(log, b"\n")
+            rest += b"\n"
         mac, n_lines = head.mac, head.n_lines
         for line in rest.splitlines(keepends=True):
             entry, own = self._read_line(mac, n_lines, line)
             if entry is not None:
                 mac, n_lines = own, n_lines + 1
-        if not rest.endswith(b"\n"):
-            n_bytes += os.write(log, b"\n")
         return Head(n_lines, n_bytes, mac)
 
     def _line(self, before: str, entry: Mapping[str, object]) -> tuple[bytes, str]:

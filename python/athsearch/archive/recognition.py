@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..data import Source, file_of, frames, split_frame
 from ..data.folder import names_below
+from ..errors import SourceError
 from .cases import KnownCase
 from .catalogue import Catalogue
 from .pseudonym import HIDDEN, PatientKey
@@ -101,7 +103,8 @@ class Recognition:
         files = {split_frame(name)[0] for name in there} if missing else set()
         hidden: set[str] | None = None
         if self._key is not None and any(name.startswith(HIDDEN) for name in missing):
-            hidden = {self._key.source(name) for name in names_below(source.root)}
+            with suppress(SourceError):  # a folder that cannot be listed: what is in it may be there
+                hidden = {self._key.source(name) for name in names_below(source.root)}
 
         def is_gone(name: str) -> bool:
             file, frame = split_frame(name)

@@ -21,7 +21,7 @@ from .cases import record_name
 from .catalogue import WEIGHTS, Catalogue
 from .contents import Contents, read_contents
 from .kept_index import FOLDER
-from .pseudonym import PatientKey, default_key
+from .pseudonym import HIDDEN, PatientKey, default_key
 from .query_log import HEAD, LOG
 from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
@@ -86,9 +86,11 @@ def repair(
         raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
     key_path = key_path or default_key(path)
     problems += problems_of_log(path, contents, key_path)
-    if (path / LOG).is_file():
+    if (path / LOG).is_file() and (path / LOG).stat().st_size > 0:
         properties.setdefault("query_log", "on")  # where that was lost: better a line too many than an answer without
-    has_pseudonyms = any(row[_PATIENT] or row[_STUDY] for row in cases.values()) or contents.rows["forgotten"]
+    has_pseudonyms = contents.rows["forgotten"] or any(
+        row[_PATIENT] or row[_STUDY] or row[_SOURCE].startswith(HIDDEN) for row in cases.values()
+    )
     if has_pseudonyms and "key_fingerprint" not in properties:
         properties["key_fingerprint"], problem = _fingerprint(key_path)
         problems.append(problem)

@@ -60,7 +60,8 @@ def writing(path: Path) -> Iterator[Catalogue]:
     was killed left unfinished. Raises ArchiveLocked when another process is writing.
     """
     # The system drops the lock when its process ends, however that happens: a lock is never stale.
-    with (path / "writer.lock").open("rb+", buffering=0) as lock:
+    # It holds nothing: a copy of the archive without it is whole.
+    with open(os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

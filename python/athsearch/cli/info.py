@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _archive_facts(path: Path) -> dict[str, Any]:
         return {
             "archive": str(path),
             "format": archive.format,
-            "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+            "bytes": _bytes_below(path),
             "cases": archive.n_cases,
             **({"without_record": n_alone} if (n_alone := archive.n_codes_alone) else {}),
             "deleted": archive.n_deleted,
@@ -80,6 +81,14 @@ def _archive_facts(path: Path) -> dict[str, Any]:
             ],
             "model": _weights_facts(path / "weights.safetensors") if archive.model_id else None,
         }
+
+
+def _bytes_below(path: Path) -> int:
+    n_bytes = 0
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):  # a writer at work
+            n_bytes += file.stat().st_size * file.is_file()
+    return n_bytes
 
 
 def _weights_facts(path: Path) -> dict[str, Any]:
