@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -162,6 +163,17 @@ def test_patients_are_stored_under_pseudonyms_only(archive: Archive, tmp_path: P
     key = tmp_path / "archive.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert key.read_bytes().strip() not in stored
+
+
+def test_a_patient_is_one_however_his_name_is_encoded(archive: Archive, source: Source) -> None:
+    forms = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    items = tuple(replace(item, patient=forms[number % 2]) for number, item in enumerate(source.items[:4]))
+    archive.add(replace(source, items=items), update_records=True)
+    for form in forms:
+        found = archive.search(draw_image(0), k=12, patient=form)
+        assert not {1, 2, 3, 4} & set(ids_of(found))
+    assert archive.delete(patient=forms[1]) == 4
 
 
 def test_a_study_is_a_pseudonym_of_its_own_and_a_column(tmp_path: Path, encoder: Encoder) -> None:

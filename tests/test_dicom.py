@@ -208,6 +208,11 @@ def test_look_up_tables_go_before_windows() -> None:
     assert np.array_equal(read(content)[..., 0], stretched(table, 0, 1023))
     modality = dicom(SIGNED, ModalityLUTSequence=[lut("ModalityLUTSequence", [7, 9, 4000], -1, 16)])
     assert np.array_equal(read(modality)[..., 0], stretched(np.array([7, 9, 4000])[np.clip(SIGNED + 1, 0, 2)], 7, 4000))
+    first = int(DEEP.min()) + 100
+    unsigned = dicom(DEEP, ModalityLUTSequence=[lut("ModalityLUTSequence", [7, 9, 4000], first, 16)])
+    places = np.clip(DEEP.astype(int) - first, 0, 2)
+    assert places.min() == 0
+    assert np.array_equal(read(unsigned)[..., 0], stretched(np.array([7, 9, 4000])[places], 7, 4000))
 
 
 def test_a_table_from_below_zero_is_the_same_for_frames_that_stay_above() -> None:

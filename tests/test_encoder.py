@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +114,13 @@ def test_weights_are_readable_by_those_who_may_read_the_folder(encoder: Encoder,
     assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def encoder_header(weights: bytes) -> dict[str, Any]:
+    """What a weights file says of itself."""
+    n_bytes = int.from_bytes(weights[:8], "little")
+    header: dict[str, Any] = json.loads(json.loads(weights[8 : 8 + n_bytes])["__metadata__"]["athsearch"])
+    return header
+
+
 def test_unusable_weights_are_refused_in_one_line(encoder: Encoder, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     encoder.save(path)
@@ -135,6 +144,19 @@ def test_unusable_weights_are_refused_in_one_line(encoder: Encoder, tmp_path: Pa
     path.write_bytes(good)
     save_file(load_file(path), path, metadata={"athsearch": "[]"})
     with pytest.raises(CheckpointError, match="not an object"):
+        Encoder.load(path)
+    header = encoder_header(good)
+    deep = "[" * 100_000
+    mean = {**header["preprocessing"], "mean": [10**400, 0, 0]}
+    for text in (deep, *(json.dumps({**header, **change}) for change in ({"preprocessing": mean}, {"training": [1]}))):
+        save_file(load_file(path), path, metadata={"athsearch": text})
+        with pytest.raises(CheckpointError, match="not a readable weights file"):
+            Encoder.load(path)
+    path.write_bytes(good)
+    tensors = load_file(path)
+    del tensors["extra.jpeg.0"]
+    save_file(tensors, path, metadata={"athsearch": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="probe images are not files and their logits"):
         Encoder.load(path)
     save_file(load_file(path), path, metadata={"other": "program"})
     with pytest.raises(CheckpointError, match="not of athsearch"):

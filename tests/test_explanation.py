@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from athsearch.archive.cases import Case
+from athsearch.data import Source
 from athsearch.encoder import Encoder
-from athsearch.explanation import Tile, contact_sheet, overlay
+from athsearch.errors import ImageError
+from athsearch.explanation import Tile, case_pixels, contact_sheet, overlay
 from conftest import draw_image
 
 
@@ -60,6 +66,18 @@ def test_overlay_is_warm_where_relevance_is_high_and_grey_elsewhere() -> None:
     assert np.array_equal(overlay(square, relevance * 0), np.full((64, 64, 3), 75, np.uint8))
     with pytest.raises(ValueError, match=r"\[h, w\]"):
         overlay(square, relevance[None])
+
+
+def test_a_file_that_is_another_image_by_now_is_not_shown_as_the_case(tmp_path: Path, source: Source) -> None:
+    one, other = source.root / "00.png", source.root / "01.png"
+    case = Case(1, str(source.root), "00.png", content=hashlib.sha256(one.read_bytes()).hexdigest())
+    assert case_pixels(case).shape == draw_image(0).shape
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(ImageError, match="another image by now"):
+        case_pixels(case)
+    with pytest.raises(ImageError, match="no such file"):
+        case_pixels(case, lambda _: (tmp_path / "moved", "00.png"))
+    assert case_pixels(replace(case, content=None)).shape == draw_image(1).shape
 
 
 def test_a_sheet_has_room_for_every_hit() -> None:

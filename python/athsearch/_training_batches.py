@@ -66,7 +66,10 @@ def _shared_out(batch: int, weights: NDArray[np.float64]) -> Rows:
     wanted = batch * weights / weights.sum()
     sizes: Rows = np.maximum(2, np.floor(wanted)).astype(np.int64)
     while (missing := batch - int(sizes.sum())) != 0:
-        sizes[np.argmax((wanted - sizes) * np.sign(missing))] += np.sign(missing)
+        lacking = (wanted - sizes) * np.sign(missing)
+        if missing < 0:
+            lacking[sizes == 2] = -np.inf
+        sizes[np.argmax(lacking)] += np.sign(missing)
     return sizes
 
 

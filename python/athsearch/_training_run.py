@@ -48,8 +48,8 @@ class RunFolder:
             return False
         try:
             history = json.loads(self.history.read_text(encoding="utf-8"))
-            identity, finished = history["run"], bool(history["finished"])
-        except (ValueError, KeyError, TypeError) as error:
+            identity, finished = dict(history["run"]), bool(history["finished"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._unusable(self.history, str(error)) from error
         self._compare(identity)
         return finished and self.weights.exists()
@@ -83,8 +83,8 @@ class RunFolder:
             for key, tensor in tensors.items():
                 group, name = key.split("/", 1)
                 state.setdefault(group, {})[name] = tensor
-            identity, notes = about["run"], about["notes"]
-        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            identity, notes = dict(about["run"]), dict(about["notes"])
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise self.unusable_state(str(error)) from error
         self._compare(identity)
         return state, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .data import read_pixels
+from .data import read_image
 from .errors import ImageError
 from .types import Floats, Pixels, Square
 
@@ -72,7 +73,7 @@ def answer_sheet(
     query: pixels, or None for a query without an image; lines: the text below it; label: its class if that is known,
     which tells right hits from wrong ones. place: says root and source of a case's image, if it is not where it was
     added from, as `Archive.places` does. is_explained: whether to show what made the codes, which needs torch. A hit
-    whose image is gone keeps its place and says so.
+    whose image is gone, or is another one by now, keeps its place and says so.
     """
 
     def tile(pixels: Pixels | None, lines: Sequence[str], is_right: bool | None = None) -> Tile:
@@ -93,12 +94,23 @@ def answer_sheet(
             continue
         text.append(case.source)
         try:
-            pixels = read_pixels(*(place(case) if place else (case.root, case.source)))
+            pixels = case_pixels(case, place)
         except ImageError as error:
             tiles.append(tile(None, [*text, error.reason], is_right))
         else:
             tiles.append(tile(pixels, text, is_right))
     return contact_sheet(tile(query, lines), tiles, title)
+
+
+def case_pixels(case: Case, place: Callable[[Case], tuple[str | Path, str]] | None = None) -> Pixels:
+    """The image of a case with a source, uint8 or uint16 [H, W, 1 or 3]. place: see `answer_sheet`. Raises ImageError
+    where it is gone, or its file has other bytes than those that were indexed.
+    """
+    root, source = place(case) if place else (case.root or "", case.source or "")
+    content, decode = read_image(root, source)
+    if case.content is not None and hashlib.sha256(content).hexdigest() != case.content:
+        raise ImageError(source, "is another image by now")
+    return decode(0)
 
 
 def contact_sheet(query: Tile, hits: Sequence[Tile], title: str = "", n_columns: int = 5) -> Image.Image:

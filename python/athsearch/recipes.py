@@ -75,6 +75,8 @@ class TrainingSettings:
                 raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if not self.augment and (self.flips != "none" or self.framing != "narrow"):
+            raise ValueError(f"flips and framing need augment; got {self.flips!r} and {self.framing!r} without it")
         n_words_for(self.bits)
         self.preprocessing()
 

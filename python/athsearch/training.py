@@ -1,6 +1,6 @@
 """Training: a labelled source and settings in, an encoder out.
 
-The same seed gives the same weights, bit for bit, on the same machine with as many threads.
+The same seed gives the same weights, bit for bit, on the same machine's processor with as many threads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ from .types import Square
 __all__ = ["RECIPES", "EpochReport", "StepReport", "TrainingSettings", "recipe_settings", "train"]
 
 K = 10  # of the validation figure, macro precision at k
-MAX_VALIDATION_CASES = 1500  # more would cost time without telling more
+MAX_VALIDATION_CASES = 1500  # and some of rare classes; more would cost time without telling more
 MAX_VALIDATION_QUERIES = 1000
 Entry = TypeVar("Entry")
 
@@ -101,7 +102,8 @@ def train(
     run_dir: a folder that gets weights.safetensors, history.json and curves.png, and from which an interrupted run goes
     on after its last whole epoch to the weights that it would have had without interruption, on the same machine with
     as many threads.
-    A run that is finished there is loaded and returned at once.
+    A run that is finished there is loaded and returned at once; it is known by its settings and the images' names and
+    labels, so other pictures under the same names need another folder.
     progress is called after each epoch, on_step after each step and each image read. An image that cannot be used goes
     to on_unreadable and is left out.
 
@@ -150,6 +152,7 @@ class _Training:
         device: str,
     ) -> None:
         self.settings = settings
+        self._parts = [part for part in (pictures, validation) if part is not None]
         self.squares = pictures.squares
         self.labels = pictures.labels
         self.names = tuple(sorted(set(self.labels)))
@@ -193,6 +196,16 @@ class _Training:
         self.best: dict[str, Tensor] = {}
         self.history: list[EpochReport] = []
 
+    @cached_property
+    def _pictures_digest(self) -> str:
+        """Of what was decoded, and of which images."""
+        digest = hashlib.sha256()
+        for part in self._parts:
+            digest.update(json.dumps([item.source for item in part.items]).encode())
+            for square in part.squares:
+                digest.update(square)
+        return digest.hexdigest()
+
     def run(
         self,
         folder: RunFolder | None,
@@ -202,6 +215,8 @@ class _Training:
         kept = folder.load() if folder else None
         if folder and kept:
             try:
+                if kept[1].get("pictures", self._pictures_digest) != self._pictures_digest:
+                    raise ValueError("its images were others, or others of them could be read")
                 self._restore(*kept)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:  # of another version, say
                 raise folder.unusable_state(f"{type(error).__name__}: {error}") from error
@@ -211,7 +226,8 @@ class _Training:
             if report.best_epoch == epoch:
                 self.best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
             if folder:
-                folder.save(self._state(), {"history": self._plain_history()})
+                notes = {"history": self._plain_history(), "pictures": self._pictures_digest}
+                folder.save(self._state(), notes)
                 folder.write_history(self._plain_history(), finished=False, summary={})
             if progress:
                 progress(report)
@@ -364,12 +380,21 @@ class _Training:
 
 
 class _Validation:
-    """A fixed choice of validation images, as even over the classes as can be, asked against training images."""
+    """A fixed choice of validation images, as even over the classes as can be, asked against one of training images:
+    all, or MAX_VALIDATION_CASES at random, filled up to K of each class.
+    """
 
     def __init__(self, database: Pictures, queries: Pictures, seed: int) -> None:
         rng = np.random.default_rng([seed, _VALIDATION])
         self.n_images = len(queries.items)
-        cases = rng.permutation(len(database.items))[:MAX_VALIDATION_CASES]
+        cases = rng.permutation(len(database.items))
+        n_of = Counter(database.labels[row] for row in cases[:MAX_VALIDATION_CASES])
+        is_chosen = np.arange(len(cases)) < MAX_VALIDATION_CASES
+        for place, row in enumerate(cases):
+            if not is_chosen[place] and n_of[database.labels[row]] < K:  # a figure at K needs so many
+                is_chosen[place] = True
+                n_of[database.labels[row]] += 1
+        cases = cases[is_chosen]
         self._database, self._database_labels = _chosen(database, cases)
         shuffled = rng.permutation(len(queries.items))
         n_seen: Counter[str] = Counter()

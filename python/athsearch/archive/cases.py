@@ -40,7 +40,8 @@ class NewCase(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One case of an archive. root: the folder its source is relative to. patient, study: pseudonyms.
+    """One case of an archive. root: the folder its source is relative to. patient, study: pseudonyms. content: SHA-256
+    of the image's bytes, hexadecimal, None where the archive never saw them.
 
     A case that came as a ready-made code has nothing but its id; `source` tells.
     """
@@ -53,6 +54,7 @@ class Case:
     split: str | None = None
     record: Mapping[str, Value] = field(default_factory=dict)
     study: str | None = None
+    content: str | None = None
 
     def value(self, column: str) -> Value | None:
         """What `where` sees under that name; None when the case has no such value."""

@@ -25,6 +25,7 @@ from .schema import FORMAT, INDEXED_BY_RANGE, PAGE_BYTES, RANGE_BITS, RANGES, SC
 from .segment import Segment
 from .where import Parameters, record_value, select_ids, value_of
 
+CONTENT = "nullif(lower(hex(content)), '')"  # the SQL for the SHA-256 of a case's image; NULL where there was none
 BUSY_TIMEOUT_S = 30
 WEIGHTS = "weights.safetensors"  # beside the catalogue
 CACHE_BYTES = 64 << 20  # for who writes, and for who reads everything
@@ -307,12 +308,13 @@ class Catalogue:
             for begin in range(0, len(ids), 500):  # SQLite's smallest limit of parameters is 999
                 part = list(ids[begin : begin + 500])
                 rows = self._connection.execute(
-                    f"SELECT id, root.path, source, label, patient, split, record, {study} FROM cases JOIN root "
-                    f"ON root.number = cases.root WHERE NOT is_deleted AND id IN ({','.join('?' * len(part))})",
+                    f"SELECT id, root.path, source, label, patient, split, record, {study}, {CONTENT} "
+                    "FROM cases JOIN root ON root.number = cases.root "
+                    f"WHERE NOT is_deleted AND id IN ({','.join('?' * len(part))})",
                     part,
                 )
-                for id, root, source, label, patient, split, record, of_study in rows:
-                    found[id] = Case(id, root, source, label, patient, split, json.loads(record), of_study)
+                for id, root, source, label, patient, split, record, of_study, content in rows:
+                    found[id] = Case(id, root, source, label, patient, split, json.loads(record), of_study, content)
         return [found[id] for id in ids]
 
     def values(self, columns: Sequence[str], first_id: int, last_id: int) -> list[tuple[Any, ...]]:
@@ -322,7 +324,7 @@ class Catalogue:
         "root": the folder the source is relative to. Raises ValueError for others.
         """
         own = {
-            "content": "nullif(lower(hex(content)), '')",
+            "content": CONTENT,
             "root": "(SELECT path FROM root WHERE number = cases.root)",
         }
         self._check_columns([name for name in columns if name not in own])

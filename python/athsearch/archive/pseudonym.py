@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -38,8 +39,11 @@ class PatientKey:
         self.fingerprint = self._digest("fingerprint", "")[:16]
 
     def pseudonym(self, name: str, purpose: Literal["patient", "study"] = "patient") -> str:
-        """32 hexadecimal digits, the same for the same name, purpose and key: a patient's and a study's never meet."""
-        return self._cached(purpose, name)[:32]
+        """32 hexadecimal digits, the same for the same name, purpose and key: a patient's and a study's never meet.
+
+        An umlaut that one system writes as a letter and another as two is the same: names are brought to the form NFC.
+        """
+        return self._cached(purpose, unicodedata.normalize("NFC", name))[:32]
 
     def deletion_digest(self, source: str, content: bytes) -> bytes:
         """32 bytes by which a deleted image is recognised when it is added again, and by nothing else without the key.

@@ -192,7 +192,7 @@ def _plain(rank: int, hit: Hit) -> dict[str, Any]:
 def _write_sheet(
     path: Path, archive: Archive, image: str | None, id: int | None, hits: Sequence[Hit], images: Path | None
 ) -> None:
-    from ..explanation import answer_sheet
+    from ..explanation import answer_sheet, case_pixels
 
     place = archive.places(images)
     pixels, label, lines = None, None, ["query", "a code"]
@@ -202,7 +202,7 @@ def _write_sheet(
         if case.root is not None and case.source is not None:
             lines.append(case.source)
             try:
-                pixels = read_pixels(*place(case))
+                pixels = case_pixels(case, place)
             except ImageError as error:
                 lines.append(error.reason)
     elif image is not None:

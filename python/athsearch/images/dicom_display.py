@@ -128,7 +128,8 @@ def _through_window(values: Doubles, center: float, width: float, function: str)
 def _through_lut(lut: Elements, values: AnyArray, is_signed: bool, name: str) -> tuple[Doubles, int]:
     """values: integers. Returns what a look-up table gives for them, and the largest value it can give."""
     table, first, n_bits = _table(lut, _LUT_DESCRIPTOR, _LUT_DATA, is_signed, name)
-    return table[np.clip(values - first, 0, len(table) - 1)].astype(np.float64), (1 << n_bits) - 1
+    places = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)  # unsigned ones would wrap round
+    return table[places].astype(np.float64), (1 << n_bits) - 1
 
 
 def _table(

@@ -122,22 +122,33 @@ def read_weights(path: str | Path) -> WeightsFile:
             classes=tuple(header["classes"]),
             preprocessing=Preprocessing.from_dict(header["preprocessing"]),
             recipe=header["recipe"],
-            settings=header["settings"],
-            training=header["training"],
+            settings=dict(header["settings"]),
+            training=dict(header["training"]),
         )
         if type(description.network) is not str or type(description.bits) is not int:
             raise ValueError("network must be a name and bits a whole number")
         n_words_for(description.bits)
         tensors = {name.removeprefix("network."): a for name, a in arrays.items() if name.startswith("network.")}
         extras = {name.removeprefix("extra."): a for name, a in arrays.items() if name.startswith("extra.")}
-        stated, versions = (header["model_id"], header["extras_sha256"]), header["versions"]
+        stated, versions = (header["model_id"], header["extras_sha256"]), dict(header["versions"])
+        _check_probes(extras, description.bits)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such weights file") from error
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable weights file ({type(error).__name__}: {error})") from error
     if (model_id(description, tensors), digest_of("extras", extras)) != stated:
         raise CheckpointError(f"{path}: damaged: its tensors are not those it was written with")
     return WeightsFile(description, stated[0], tensors, extras, versions)
+
+
+def _check_probes(extras: Mapping[str, AnyArray], bits: int) -> None:
+    """Raises ValueError unless there are no probe images, or their files and logits [n, bits]."""
+    n_files = len(extras) - 1
+    if extras and (
+        extras.keys() != {"logits", *(f"jpeg.{number}" for number in range(n_files))}
+        or extras["logits"].shape != (n_files, bits)
+    ):
+        raise ValueError("its probe images are not files and their logits")
 
 
 def build_network(description: ModelDescription, tensors: Mapping[str, AnyArray]) -> nn.Module:

@@ -96,7 +96,10 @@ class _Steps(Generic[N]):
 
     def norm(self, name: str, n: int, is_affine: bool = True) -> tuple[AnyArray, AnyArray]:
         """Scale and shift [n] of a BatchNorm in eval mode: y = scale x + shift."""
-        scale = 1 / np.sqrt(self.tensor(f"{name}.running_var", n) + BATCH_NORM_EPSILON)
+        variance = self.tensor(f"{name}.running_var", n)
+        if (variance < 0).any():
+            raise ValueError(f"{name}.running_var is negative")
+        scale = 1 / np.sqrt(variance + BATCH_NORM_EPSILON)
         shift = -self.tensor(f"{name}.running_mean", n) * scale
         if not is_affine:
             return scale, shift
