@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
+import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -13,9 +18,12 @@ from pyarrow import parquet
 
 from athsearch.archive.archive import Archive
 from athsearch.archive.exports import export
+from athsearch.archive.imports import CodeFile, open_codes
+from athsearch.archive.writing import appearing, writing
 from athsearch.codes import Codes
 from athsearch.data import Source
 from athsearch.encoder import Encoder
+from athsearch.errors import ArchiveError
 from conftest import Run, interrupt_when, run_apart
 
 
@@ -169,6 +177,48 @@ def test_ctrl_c_while_importing_leaves_the_archive_as_it_was(run: Run, tmp_path:
     assert run("info", tmp_path / "archive", "--json").json()["cases"] == 3  # type: ignore[index]
     assert len(list((tmp_path / "archive" / "segments").iterdir())) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_import_removes_no_archive_of_another_process(
+    run: Run, npy: Path, codes: Codes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, path, first = importlib.import_module("athsearch.cli.index"), tmp_path / "archive", ExitStack()
+
+    def opening(*arguments: Any) -> CodeFile:
+        Archive.create(path, bits=48).close()  # by another process, while the file is read
+        first.enter_context(writing(path))
+        return open_codes(*arguments)
+
+    with monkeypatch.context() as patched, first:
+        patched.setattr(command, "open_codes", opening)
+        outcome = run("index", path, npy, "--bits", 48)
+        assert (outcome.status, "another process is writing" in outcome.error()) == (1, True)
+    with Archive.open(path) as archive:
+        assert archive.n_cases == 0
+    shutil.rmtree(path)
+
+    def late(archive: Archive, *_: Any) -> range:
+        with Archive.open(path) as other:
+            add_codes(other, codes[:10])
+        raise OSError(errno.ENOSPC, "no space left")
+
+    add_codes = Archive.add_codes
+    with monkeypatch.context() as patched:
+        patched.setattr(Archive, "add_codes", late)
+        assert run("index", path, npy, "--bits", 48).status == 1
+    with Archive.open(path) as archive:
+        assert archive.n_cases == 10
+
+
+def test_two_processes_that_make_one_archive_make_it_once(codes: Codes, tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    with Archive.create(tmp_path / "made meanwhile", bits=48) as archive:
+        archive.add_codes(codes)
+    with pytest.raises(ArchiveError, match="archive: exists already; another process"), appearing(path):
+        (tmp_path / "made meanwhile").rename(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["archive"]
+    with Archive.open(path) as archive:
+        assert archive.n_cases == len(codes)
 
 
 def test_export_to_npy_and_back(run: Run, archive: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ArchiveLocked
+from ..errors import ArchiveError, ArchiveLocked
 from ..files import naming, replacing, sync
 from .catalogue import WEIGHTS, Catalogue
 from .kept_index import remove_unlisted
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A folder under another name, to be filled with an archive, names flushed. When the block ends it is `path`, and
-    so are the folders above it that had to be made; when the block raises it is removed. An OSError names a file.
+    so are the folders above it that had to be made; when the block raises it is removed. An OSError names a file; where
+    `path` came to be meanwhile, an ArchiveError says so.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     missing = [folder for folder in path.parents if not folder.exists()]
@@ -32,7 +34,12 @@ def appearing(path: Path) -> Iterator[Path]:
             (unfinished / "segments").mkdir(parents=True)
             (unfinished / "writer.lock").touch()
             yield unfinished
-            os.rename(unfinished, path)
+            try:
+                os.rename(unfinished, path)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise ArchiveError(f"{path}: exists already; another process has just made it") from error
+                raise
             for folder in (path, *missing):
                 sync(folder.parent)
     except BaseException:

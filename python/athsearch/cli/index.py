@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from ..archive.archive import Archive
 from ..archive.imports import CODE_FILES, open_codes
 from ..archive.kept_index import KINDS
+from ..archive.writing import writing
 from ..codes import MAX_BITS
 from ..errors import ArchiveError, ModelMismatch, SourceError
 from .common import (
@@ -121,7 +123,7 @@ def index(
         from ..archive.intake import check_records  # late: --kind and ready-made codes do without
 
         check_records(source, ())  # first: what cannot be stored makes no archive
-    archive = _open_or_create(archive_path, weights, None, key_path, device)
+    archive, _ = _open_or_create(archive_path, weights, None, key_path, device)
     with archive:
         with if_interrupted(GOES_ON), progress("indexing") as bar:
             report = archive.add(source, bar, recheck=recheck, update_records=update_records)
@@ -176,26 +178,33 @@ def _index_codes(
     kind: str | None,
     as_json: bool,
 ) -> None:
-    is_new = not archive_path.exists()
-    if not is_new:
+    if archive_path.exists():
         with Archive.open(archive_path) as archive:
             if bits not in (None, archive.bits):
                 raise ModelMismatch(f"{archive_path} holds {archive.bits}-bit codes, not {bits}")
             bits = archive.bits
     codes = open_codes(path, bits)  # first: a file that is not one makes no archive
-    with _open_or_create(archive_path, weights, codes.bits, None, "cpu") as archive:
+    archive, is_new = _open_or_create(archive_path, weights, codes.bits, None, "cpu")
+    with archive:
         try:
             with if_interrupted(f"{archive_path} holds what it held before"), progress("importing") as bar:
                 ids = archive.add_codes(codes.parts, bar, codes.n_codes)
         except BaseException:
-            if is_new and archive.n_cases == 0:
-                shutil.rmtree(archive_path)
+            if is_new:
+                _remove_empty(archive_path)
             raise
         facts = {"archive": str(archive_path), "n_cases": archive.n_cases, "n_added": len(ids)}
         facts["first_id"] = ids.start if ids else None
         as_ids = f" as ids {ids[0]} to {ids[-1]}" if ids else ""
         text = f"{archive_path}: {len(ids):,} codes added{as_ids}; {archive.n_cases:,} cases"
         _finish(archive, kind, facts, as_json, text)
+
+
+def _remove_empty(path: Path) -> None:
+    """Removes the archive if it is still empty and nobody else is writing to it."""
+    with suppress(ArchiveError, OSError), writing(path) as catalogue:
+        if not catalogue.segments():
+            shutil.rmtree(path)
 
 
 def _finish(archive: Archive, kind: str | None, facts: dict[str, Any], as_json: bool, text: str) -> None:
@@ -222,8 +231,10 @@ def _finish(archive: Archive, kind: str | None, facts: dict[str, Any], as_json: 
             click.echo(f"index {plan}")
 
 
-def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path: Path | None, device: str) -> Archive:
-    """bits: those of ready-made codes, which need no weights."""
+def _open_or_create(
+    path: Path, weights: Path | None, bits: int | None, key_path: Path | None, device: str
+) -> tuple[Archive, bool]:
+    """The archive, and whether this made it. bits: those of ready-made codes, which need no weights."""
     from ..encoder import Encoder
 
     if path.exists():
@@ -236,12 +247,12 @@ def _open_or_create(path: Path, weights: Path | None, bits: int | None, key_path
                 f"{path} holds codes of model {archive.model_id}, {weights} is model {other}: "
                 "leave --weights out to use the archive's own, or make another archive"
             )
-        return archive
+        return archive, False
     if weights is not None:
         encoder = Encoder.load(weights, device)
         if bits not in (None, encoder.bits):
             raise ModelMismatch(f"{weights} makes {encoder.bits}-bit codes, not {bits}")
-        return Archive.create(path, encoder, key_path)
+        return Archive.create(path, encoder, key_path), True
     if bits is None:
         raise click.UsageError(f"{path} does not exist; give --weights to make it")
-    return Archive.create(path, key_path=key_path, bits=bits)
+    return Archive.create(path, key_path=key_path, bits=bits), True
