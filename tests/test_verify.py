@@ -24,10 +24,11 @@ from athsearch.archive.repairing import repair
 from athsearch.archive.salvage import Problem
 from athsearch.archive.schema import PAGE_BYTES
 from athsearch.archive.verifying import verify
+from athsearch.archive.writing import writing
 from athsearch.codes import Codes
 from athsearch.data import Item, Source
 from athsearch.encoder import Encoder
-from athsearch.errors import ArchiveError, AthsearchError, FormatVersion
+from athsearch.errors import ArchiveError, ArchiveLocked, AthsearchError, FormatVersion
 from athsearch.files import sha256_of
 from conftest import Run
 
@@ -254,6 +255,30 @@ def test_repair_returns_exactly_the_sound_cases(archive: Path, tmp_path: Path) -
         shutil.rmtree(tmp_path / "repaired")
     assert n_repaired > 20
     assert n_partly > 2
+
+
+def test_nobody_writes_while_an_archive_is_repaired(archive: Path, tmp_path: Path) -> None:
+    writes: tuple[Callable[[Archive], object], ...] = (
+        Archive.compact,
+        lambda opened: opened.delete([5]),
+        lambda opened: opened.add_codes(Codes(np.zeros((7, 1), np.uint64), 36)),
+    )
+    n_refused = 0
+
+    def write(n_done: int, n_all: int) -> None:
+        nonlocal n_refused
+        with Archive.open(archive) as opened:
+            for each in writes:
+                with pytest.raises(ArchiveLocked, match="repairs it"):
+                    each(opened)
+                n_refused += 1
+
+    report = repair(archive, tmp_path / "repaired", progress=write)
+    assert (report.n_cases, report.n_codes_alone, report.lost, n_refused) == (60, 30, (), 9)
+    with writing(archive), pytest.raises(ArchiveLocked, match="another process is writing"):
+        repair(archive, tmp_path / "again")
+    (archive / "writer.lock").unlink()
+    assert repair(archive, tmp_path / "again").n_cases == 60
 
 
 def test_repair_keeps_no_code_of_a_damaged_segment(archive: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ AthsearchError
 │   ├── SegmentCorrupt      a segment's bytes are not those that were written
 │   ├── FormatVersion       the archive was written by another version of athsearch
 │   ├── CatalogueError      the catalogue cannot be read or written
-│   └── ArchiveLocked       another process is writing
+│   └── ArchiveLocked       another process is writing or repairs it
 ├── FaissFileError          a file of a FAISS index is damaged, or of a kind that holds no codes
 └── DeviceError
     ├── KernelUnavailable   a forced kernel is unknown or this machine cannot run it
@@ -81,7 +81,7 @@ class CatalogueError(ArchiveError):
 
 
 class ArchiveLocked(ArchiveError):
-    """Another process is writing to the archive."""
+    """Another process is writing to the archive, or repairs it."""
 
 
 class FaissFileError(AthsearchError):

@@ -27,7 +27,7 @@ from .salvage import CATALOGUE, NO_CHECKS, Problem
 from .schema import TABLES
 from .segment import Segment, map_segment, next_id_of_file, runs_of, write_segment
 from .verifying import check_files, check_readable, problems_of_log
-from .writing import appearing
+from .writing import appearing, without_writers
 
 _SOURCE, _CONTENT, _PATIENT, _STUDY, _IS_DELETED, _RETIRED_BY = map(
     TABLES["cases"].index, ("source", "content", "patient", "study", "is_deleted", "retired_by")
@@ -60,10 +60,11 @@ def repair(
     stays where it is.
     Deleted images whose codes are not kept stay deleted: digests of them are kept, as by a compaction, under the key,
     which is made at `key_path` if the archive has none. Of a damaged row nobody knows whether it was a deleted one's.
-    key_path: None for `path`.key. progress: called with (segments done, in all).
+    key_path: None for `path`.key. progress: called with (segments done, in all). Nobody can write to `path` meanwhile.
     Raises ArchiveError where `into` exists or lies in `path`, nothing says what the archive is made of, or deleted
-    images are to be noted and the key is missing; CatalogueError where SQLite can read nothing of the catalogue;
-    FormatVersion; OSError where writing is impossible, PermissionError where a file may not be read.
+    images are to be noted and the key is missing; ArchiveLocked where another process is writing; CatalogueError where
+    SQLite can read nothing of the catalogue; FormatVersion; OSError where writing is impossible, PermissionError where
+    a file may not be read.
     """
     path, into = Path(os.path.abspath(path)), Path(os.path.abspath(into))
     if into.exists():
@@ -73,6 +74,11 @@ def repair(
     if not (path / CATALOGUE).is_file():
         raise ArchiveError(f"{path}: not an archive: it has no {CATALOGUE}")
     check_readable(path, (CATALOGUE, WEIGHTS, LOG, HEAD))
+    with without_writers(path):  # or what is read would be of several commits
+        return _repair(path, into, key_path or default_key(path), progress or (lambda n_done, n_all: None))
+
+
+def _repair(path: Path, into: Path, key_path: Path, progress: Callable[[int, int], None]) -> RepairReport:
     cases: dict[int, tuple[Any, ...]] = {}
     contents = read_contents(path, lambda part: cases.update((row[0], row[2:]) for row in part))
     problems = contents.problems
@@ -84,7 +90,6 @@ def repair(
         properties |= _told_by_weights(path / WEIGHTS)
     if not properties.get("bits", "").isdigit() or "model_id" not in properties:
         raise ArchiveError(f"{path}: cannot be repaired: nothing says how long its codes are and which model made them")
-    key_path = key_path or default_key(path)
     problems += problems_of_log(path, contents, key_path)
     if (path / LOG).is_file() and (path / LOG).stat().st_size > 0:
         properties.setdefault("query_log", "on")  # where that was lost: better a line too many than an answer without
@@ -114,7 +119,7 @@ def repair(
             if (path / name).is_file():
                 _copy(path / name, unfinished / name)
         Catalogue.create(unfinished / CATALOGUE, properties)
-        writer.write(unfinished, digests, progress or (lambda n_done, n_all: None))
+        writer.write(unfinished, digests, progress)
         sync(unfinished)
     lost = sorted(writer.lost + writer.unlisted(next_id))
     return RepairReport(writer.n_cases, writer.n_alone, tuple(problems), tuple(lost))

@@ -8,7 +8,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,18 +65,12 @@ def write_empty(path: Path, properties: Mapping[str, str], encoder: Encoder | No
 @contextmanager
 def writing(path: Path) -> Iterator[Catalogue]:
     """The catalogue of the archive at `path`, to write to, for as long as the block lasts. Removes what a writer that
-    was killed left unfinished. Raises ArchiveLocked when another process is writing.
+    was killed left unfinished. Raises ArchiveLocked when another process is writing or repairs the archive.
     """
     # The system drops the lock when its process ends, however that happens: a lock is never stale.
     # It holds nothing: a copy of the archive without it is whole.
     with open(os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = lock.read().decode("ascii", "replace").strip() or "unknown"
-            raise ArchiveLocked(
-                f"{path}: another process is writing to it (process {holder}); try again when it is done"
-            ) from error
+        _take(lock, fcntl.LOCK_EX, path)
         with naming(path / "writer.lock"):
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n".encode())
@@ -87,3 +82,25 @@ def writing(path: Path) -> Iterator[Catalogue]:
             yield catalogue
         finally:
             catalogue.close()
+
+
+@contextmanager
+def without_writers(path: Path) -> Iterator[None]:
+    """Keeps writers out of the archive at `path` for as long as the block lasts, and changes nothing of it. A damaged
+    one may lack the lock; then this does nothing. Raises ArchiveLocked when another process is writing.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock = stack.enter_context((path / "writer.lock").open("rb", buffering=0))
+            _take(lock, fcntl.LOCK_SH, path)
+        yield
+
+
+def _take(lock: FileIO, operation: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, operation | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = lock.read().decode("ascii", "replace").strip() or "unknown"
+        raise ArchiveLocked(
+            f"{path}: another process is writing to it (process {holder}) or repairs it; try again when it is done"
+        ) from error

@@ -18,7 +18,8 @@ from .common import ARCHIVE, after, if_interrupted, json_option, key_option, pri
 @key_option
 @json_option
 def repair(archive_path: Path, into: Path, key_path: Path | None, as_json: bool) -> None:
-    """Make an archive NEW of all that is sound in ARCHIVE, and list what is not. ARCHIVE stays as it is.
+    """Make an archive NEW of all that is sound in ARCHIVE, and list what is not. ARCHIVE stays as it is, and nobody
+    can write to it meanwhile.
 
     Cases keep their ids. Give NEW the key that ARCHIVE has (copy ARCHIVE.key to NEW.key, or use --key), and build an
     index anew if one was kept. What was lost can be added again from its source; images that had been deleted stay so,
