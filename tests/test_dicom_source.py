@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from PIL import Image
 from pydicom.fileset import FileSet
 
 from athsearch.archive.archive import Archive
+from athsearch.archive.catalogue import Catalogue
+from athsearch.archive.intake import new_case
+from athsearch.archive.segment import write_segment
 from athsearch.codes import Codes
 from athsearch.data import Item, Source, open_source, patient_of
 from athsearch.data import frames as in_frames
@@ -420,6 +424,56 @@ def test_clear_names_are_stored_when_asked_for(tmp_path: Path, pacs: Path, encod
         assert archive.case(1).source == "a/Meier0/1.2.3.0"
         assert archive.case(1).record == {"Modality": "CT"}
     assert b"Meier" in bytes_of(tmp_path / "archive")  # so that the test above can fail
+
+
+@pytest.mark.parametrize("is_clear", [False, True])
+def test_names_come_in_the_form_they_are_stored_in(
+    tmp_path: Path, pacs: Path, encoder: Encoder, is_clear: bool, run: Run
+) -> None:
+    source, other = open_source(pacs, clear_names=is_clear), open_source(pacs, clear_names=not is_clear)
+    codes = Codes(np.arange(6, dtype=np.uint64)[:, None], encoder.bits, encoder.model_id)
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    Image.fromarray(draw_image(1)).save(drawn / "a.png")
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+        archive.add(source)
+        archive.delete(patient="Meier0")
+        for _ in range(2):  # the second time, what was deleted is gone from the files
+            with pytest.raises(SourceError, match="would recognise none of these"):
+                archive.add(other)
+            with pytest.raises(SourceError, match="would recognise none of these"):
+                archive.add_codes(codes, cases=other)
+            assert archive.add(source).n_deleted == 2
+            assert archive.n_cases == 4
+            archive.compact()
+        assert archive.add(open_source(drawn)).n_added == 1
+        assert archive.audit().unknown == ()
+        option = [] if is_clear else ["--clear-names"]
+        outcome = run("index", archive.path, pacs, *option)
+        assert (outcome.status, "(--clear-names)" in outcome.error()) == (1, True)
+
+
+def test_an_archive_that_has_both_forms_of_names_takes_both(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:
+    hidden, clear = open_source(pacs), open_source(pacs, clear_names=True)
+    with Archive.create(tmp_path / "archive", encoder) as archive:
+
+        def forget() -> None:
+            catalogue = Catalogue(archive.path / "catalogue.sqlite", writable=True)
+            with closing(catalogue), catalogue.transaction("IMMEDIATE"):
+                catalogue.execute("DELETE FROM property WHERE name = 'dicom_names'")
+
+        archive.add(hidden)
+        forget()  # as one of before the form was noted
+        with pytest.raises(SourceError, match="has the names of DICOM files hidden"):
+            archive.add(clear)
+        with closing(Catalogue(archive.path / "catalogue.sqlite", writable=True)) as catalogue:
+            segment = write_segment(
+                archive.path / "segments", [Codes(np.zeros((6, 1), np.uint64), 36)], 6, 36, catalogue.next_id()
+            )
+            catalogue.add(str(pacs), segment, [new_case(item, b"", None) for item in clear.items])
+        for source in (clear, hidden, clear):
+            assert archive.add(source).n_deleted == 0
+        assert archive.n_cases == 18
 
 
 def test_a_query_brings_its_patient(tmp_path: Path, pacs: Path, encoder: Encoder) -> None:

@@ -354,11 +354,12 @@ class Archive:
         now comes with another label, patient, study, split or record, that is stored in the place of what was; what the
         source does not say stays, but a record is stored as a whole.
         Sources that hide their names are stored as pseudonyms; the report has them as they are.
-        Raises SourceError when records cannot be stored beside those there are, ArchiveLocked when another process is
-        writing, ModelMismatch when this machine encodes differently,
-        ArchiveError when patients are known and the key is not this archive's, OSError where writing is impossible.
+        Raises SourceError when records cannot be stored beside those there are, or names of DICOM files come hidden and
+        are there in clear, or the other way round; ArchiveLocked when another process is writing, ModelMismatch when
+        this machine encodes differently, ArchiveError when patients are known and the key is not this archive's,
+        OSError where writing is impossible.
         """
-        from .intake import add_images, check_records
+        from .intake import add_images, check_names, check_records
         from .recognition import forgotten
 
         _check_source(source)
@@ -366,6 +367,7 @@ class Archive:
         with writing(self.path) as catalogue:
             catalogue.upgrade()
             check_records(source, catalogue.columns())
+            check_names(source, catalogue)
             hidden, key = self._under_key(source, catalogue)
             if key is None and forgotten(catalogue):
                 key = self.patient_key()
@@ -403,9 +405,10 @@ class Archive:
         with writing(self.path) as catalogue:
             new_cases: Iterable[NewCase] = ()
             if cases is not None:
-                from .intake import check_records, new_case
+                from .intake import check_names, check_records, new_case
 
                 check_records(cases, catalogue.columns())
+                check_names(cases, catalogue)
                 cases, key = self._under_key(cases, catalogue)
                 new_cases = (new_case(item, b"", key) for item in cases.items)
             first_id = catalogue.next_id()

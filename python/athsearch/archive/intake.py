@@ -7,6 +7,7 @@ the network the same batches: float arithmetic may depend on them.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import time
@@ -27,7 +28,7 @@ from ..parallel import map_ahead
 from ..types import Square
 from .cases import COLUMNS, KnownCase, NewCase, Value, record_name
 from .catalogue import Catalogue
-from .pseudonym import PatientKey
+from .pseudonym import HIDDEN, PatientKey
 from .recognition import Recognition
 from .segment import write_segment
 
@@ -249,6 +250,39 @@ def check_records(source: Source, columns: Sequence[str]) -> None:
         for column, value in item.record.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise SourceError(f"{source.root}: {item.source} has {column} = {value}, which is no number")
+
+
+def check_names(source: Source, catalogue: Catalogue) -> None:
+    """Whether the names of this source's DICOM files come in the form, hidden or clear, that the archive has them in,
+    which is noted with the first. In the other form none is recognised: all would come twice, deleted ones too.
+
+    Catalogues from before it was noted tell it by their sources; one that has both forms takes both. Raises
+    SourceError.
+    """
+    files = [item for item in source.items if item.hides_name or frames.may_be_dicom(item.source)]
+    if not files:
+        return
+    form = "hidden" if files[0].hides_name else "clear"
+    noted = catalogue.properties().get("dicom_names") if catalogue.next_id() > 1 else form
+    stored = {noted} if noted else _forms_of_names(catalogue, [item.source for item in files])
+    if len(stored) == 1 and form not in stored:
+        cure = "without clear_names (--clear-names)" if form == "clear" else "with clear_names (--clear-names)"
+        raise SourceError(
+            f"{source.root}: this archive has the names of DICOM files {'in ' * (form == 'hidden')}{stored.pop()}, and "
+            f"would recognise none of these: open the source {cure}"
+        )
+    if len(stored) < 2 and catalogue.properties().get("dicom_names") != form:
+        catalogue.set_property("dicom_names", form)
+
+
+def _forms_of_names(catalogue: Catalogue, sources: Sequence[str]) -> set[str]:
+    """Whether there are hidden names, and whether any of these sources, as they are in clear, is there."""
+    hidden = f"source >= '{HIDDEN}' AND source < '{HIDDEN[:-1]};'"  # ";" comes after ":"
+    clear = "source IN (SELECT value FROM json_each(?))"
+    exist = [f"EXISTS (SELECT 1 FROM cases WHERE {condition})" for condition in (hidden, clear)]
+    with catalogue.transaction():
+        has_hidden, has_clear = catalogue.execute(f"SELECT {', '.join(exist)}", json.dumps(sources)).fetchone()
+    return {form for form, is_there in (("hidden", has_hidden), ("clear", has_clear)) if is_there}
 
 
 def _is_plain(column: str) -> bool:

@@ -118,6 +118,7 @@ PROPERTIES: Mapping[str, re.Pattern[str]] = {
     "model_id": re.compile(r"(?:[0-9a-f]{16})?"),
     "weights_sha256": re.compile(r"[0-9a-f]{64}"),
     "key_fingerprint": re.compile(r"[0-9a-f]{16}"),
+    "dicom_names": re.compile(r"hidden|clear"),
     "query_log": re.compile(r"on|off"),
     "next_id": re.compile(r"\d{1,19}"),
 }

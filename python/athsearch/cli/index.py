@@ -47,7 +47,9 @@ from .common import (
     metavar="NAME",
     help="Store this of DICOM headers, as in --field Modality; a wrong name lists those that may be.",
 )
-@click.option("--clear-names", is_flag=True, default=None, help="Store the names of DICOM files as they are.")
+@click.option(
+    "--clear-names", is_flag=True, default=None, help="Store the names of DICOM files as they are; of all or of none."
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights file; needed to make an archive of images.")
 @click.option("--bits", type=click.IntRange(1, MAX_BITS), help="Bits of a ready-made code; needed to make an archive.")
 @click.option(

@@ -74,6 +74,12 @@ def _check_distinct(root: Path, items: Sequence[Item]) -> None:
         seen.add(image)
 
 
+def may_be_dicom(source: str) -> bool:
+    """Whether the file of that source may be DICOM, by its name."""
+    path, _ = images.split_frame(source)
+    return images.may_be_dicom(path) and not npz.names_part(path)
+
+
 def tells(source: str) -> bool:
     """Whether the file of that source may say something of its items, and how many there are."""
     path, _ = images.split_frame(source)
