@@ -212,7 +212,8 @@ inline uint64_t n_allowed_by(const uint64_t* mask, uint64_t n_rows) {
   return n;
 }
 
-// Asks about twenty times a second whether the search was told to stop; on the caller's thread only.
+// Asks about twenty times a second whether the search was told to stop; on the caller's thread only. One for a whole
+// search: each begins with a pause, which short passes would not outlast.
 class Interruptions {
  public:
   explicit Interruptions(const Options& options) : is_interrupted_(options.is_interrupted) {}
@@ -260,13 +261,12 @@ class Pass {
   // Calls visit(thread, workspace) for every block whose RowRange is wanted(), blocks ascending within a thread; it
   // returns how much work it did beside comparing the block's words. Throws Interrupted.
   template <class Wanted, class Visit>
-  void run(Wanted wanted, Visit visit) const {
+  void run(Interruptions& interruptions, Wanted wanted, Visit visit) const {
     const uint64_t n_fetched = std::max<uint64_t>(1, kWordsPerFetch / block_work_);
     std::atomic<uint64_t> next{0};
     std::atomic<bool> is_stopped{false};
     run_parallel(n_threads(), [&](unsigned thread) {
       Workspace workspace(database_, options_, preparation_, reinterpret_cast<const uint8_t*>(plan_.data()));
-      Interruptions interruptions(options_);
       uint64_t work = 0;  // since the last look
       for (;;) {
         const uint64_t begin = next.fetch_add(n_fetched, std::memory_order_relaxed);

@@ -39,7 +39,7 @@ Found top_k(const Postings& postings, const Queries& queries, uint64_t k, const 
     std::vector<std::vector<NearestCodes>> best(pass.n_threads(),
                                                 std::vector<NearestCodes>(n_group, NearestCodes(k, largest_distance)));
     std::vector<std::vector<uint64_t>> counts(pass.n_threads());  // of the block's codes: counted once for all queries
-    pass.run(is_everything_wanted, [&](unsigned thread, Workspace& workspace) {
+    pass.run(interruptions, is_everything_wanted, [&](unsigned thread, Workspace& workspace) {
       if (options.mask != nullptr) counts[thread].assign(workspace.n_rows(), kNotCounted);
       uint64_t n_looked_at = 0;
       const auto n_counted = [&](uint64_t code) {

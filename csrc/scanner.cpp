@@ -81,6 +81,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
   const size_t group_size = n_queries_at_once(database, k);
   const uint64_t beyond = n_ties == nullptr ? 0 : 1;  // ties with the k-th lie one past the distance that still enters
   const Wanted wanted{options.mask};
+  Interruptions interruptions(options);
   Found found;
   found.offsets.push_back(0);
   for (size_t first = 0; first < queries.n_queries; first += group_size) {
@@ -88,7 +89,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
     const uint64_t* group = queries.words + first * database.n_words();
     const Pass pass(database, {group, n_group}, options);
     std::vector<std::vector<TopK>> best(pass.n_threads(), std::vector<TopK>(n_group, TopK(k, largest_distance)));
-    pass.run(wanted, [&](unsigned thread, Workspace& workspace) {
+    pass.run(interruptions, wanted, [&](unsigned thread, Workspace& workspace) {
       TopK* tops = best[thread].data();
       const auto radius = [&](size_t q) {
         if (!tops[q].is_open()) return static_cast<int64_t>(beyond) - 1;
@@ -100,6 +101,7 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
       });
       return uint64_t{0};
     });
+    if (interruptions.is_told()) throw Interrupted();
     for (size_t q = 0; q < n_group; ++q) {
       std::vector<std::vector<Hit>> lists;
       for (std::vector<TopK>& per_query : best) lists.push_back(per_query[q].take());
@@ -118,10 +120,11 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
 
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options) {
   if (queries.n_queries == 0) return {{0}, {}};
+  Interruptions interruptions(options);
   const Pass pass(database, queries, options);
   const Wanted wanted{options.mask};
   std::vector<std::vector<std::vector<Hit>>> lists(pass.n_threads(), std::vector<std::vector<Hit>>(queries.n_queries));
-  pass.run(wanted, [&](unsigned thread, Workspace& workspace) {
+  pass.run(interruptions, wanted, [&](unsigned thread, Workspace& workspace) {
     const auto radius_of = [&](size_t) { return static_cast<int64_t>(radius); };
     const auto is_narrow = [](size_t) { return true; };
     workspace.scan(queries.words, queries.n_queries, radius_of, is_narrow, [&](size_t q, Hit hit) {

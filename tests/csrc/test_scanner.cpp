@@ -229,8 +229,16 @@ static bool check_interruption() {
   } catch (const Interrupted&) {
     is_grouping_interrupted = true;
   }
+  const bool is_looking_seldom = n_looks == 2;
+  bool is_interrupted_between_passes = false;
+  const std::vector<uint64_t> many(1 << 20);
+  try {  // a pass over so few rows ends before it would look
+    top_k({{{rows.data(), 10}}, 64}, {many.data(), many.size()}, 1, options);
+  } catch (const Interrupted&) {
+    is_interrupted_between_passes = true;
+  }
   options.is_interrupted = nullptr;
-  return is_interrupted && n_looks == 2 && is_grouping_interrupted &&
+  return is_interrupted && is_looking_seldom && is_grouping_interrupted && is_interrupted_between_passes &&
          top_k(database, {queries.data(), 64}, 3, options).hits.size() == 3 * 64;
 }
 
