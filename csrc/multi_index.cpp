@@ -297,7 +297,8 @@ Found answer_all(const MultiIndex& index, const Queries& queries, const Options&
   std::atomic<bool> is_interrupted{false};
   Interruptions interruptions(options);
   const auto is_stopped = [&](unsigned thread) {
-    if (thread == 0 && interruptions.is_told()) is_interrupted = true;
+    // Once told it asks no more: the handler's error is pending, and no Python may run on top of it.
+    if (thread == 0 && !is_interrupted && interruptions.is_told()) is_interrupted = true;
     return is_interrupted.load(std::memory_order_relaxed);
   };
   if (queries.n_queries == 1) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 
 namespace athsearch {
@@ -21,6 +22,8 @@ constexpr int kLooks = 100;  // at a yield each, a fraction of a microsecond whe
 
 class Pool {
  public:
+  void abandon() { is_abandoned_ = true; }
+
   void run(unsigned n_threads, const std::function<void(unsigned)>& body) {
     if (n_threads < 2 || is_taken_.test_and_set(std::memory_order_acquire)) {
       body(0);
@@ -40,6 +43,7 @@ class Pool {
     }
     begin_.notify_all();
     guarded(0);
+    if (is_abandoned_) throw std::runtime_error("forked during a search, by a signal's handler");
     for (int look = 0; look < kLooks && n_busy_.load(std::memory_order_acquire); ++look) std::this_thread::yield();
     std::unique_lock<std::mutex> lock(mutex_);
     n_called_ = 0;  // there is nothing left to do: nobody need wait for a thread that has not woken up yet
@@ -86,11 +90,13 @@ class Pool {
     try {
       (*body_)(thread);
     } catch (...) {
+      if (is_abandoned_) throw;
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!error_) error_ = std::current_exception();
     }
   }
 
+  bool is_abandoned_ = false;                     // in a child forked by the body: threads and locks are left behind
   std::atomic_flag is_taken_ = ATOMIC_FLAG_INIT;  // by the search that has the threads
   std::mutex mutex_;                              // guards what follows
   std::condition_variable begin_, end_;
@@ -104,7 +110,10 @@ class Pool {
 Pool* pool = new Pool;  // NOLINT: see above
 
 // A child of fork() has none of the threads, and its copies of the locks may be held for ever.
-void abandon_pool() { pool = new Pool; }
+void abandon_pool() {
+  pool->abandon();
+  pool = new Pool;
+}
 
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, abandon_pool);
 

@@ -119,28 +119,33 @@ Found top_k(const Database& database, const Queries& queries, uint64_t k, const 
 }
 
 Found within(const Database& database, const Queries& queries, uint64_t radius, const Options& options) {
-  if (queries.n_queries == 0) return {{0}, {}};
-  Interruptions interruptions(options);
-  const Pass pass(database, queries, options);
+  constexpr size_t kGroupSize = 4096;  // so that the lists of a thread's hits stay small, and a block's visit short
   const Wanted wanted{options.mask};
-  std::vector<std::vector<std::vector<Hit>>> lists(pass.n_threads(), std::vector<std::vector<Hit>>(queries.n_queries));
-  pass.run(interruptions, wanted, [&](unsigned thread, Workspace& workspace) {
-    const auto radius_of = [&](size_t) { return static_cast<int64_t>(radius); };
-    const auto is_narrow = [](size_t) { return true; };
-    workspace.scan(queries.words, queries.n_queries, radius_of, is_narrow, [&](size_t q, Hit hit) {
-      if (is_allowed(options.mask, hit_row(hit))) lists[thread][q].push_back(hit);
-    });
-    return uint64_t{0};
-  });
+  Interruptions interruptions(options);
   Found found;
   found.offsets.push_back(0);
-  for (size_t q = 0; q < queries.n_queries; ++q) {
-    std::vector<std::vector<Hit>> sorted;
-    for (std::vector<std::vector<Hit>>& per_query : lists) {
-      sorted.push_back(sorted_by_distance(per_query[q], 64 * database.n_words() + 1));
-      std::vector<Hit>().swap(per_query[q]);
+  for (size_t first = 0; first < queries.n_queries; first += kGroupSize) {
+    const size_t n_group = std::min(kGroupSize, queries.n_queries - first);
+    const uint64_t* group = queries.words + first * database.n_words();
+    const Pass pass(database, {group, n_group}, options);
+    std::vector<std::vector<std::vector<Hit>>> lists(pass.n_threads(), std::vector<std::vector<Hit>>(n_group));
+    pass.run(interruptions, wanted, [&](unsigned thread, Workspace& workspace) {
+      const auto radius_of = [&](size_t) { return static_cast<int64_t>(radius); };
+      const auto is_narrow = [](size_t) { return true; };
+      workspace.scan(group, n_group, radius_of, is_narrow, [&](size_t q, Hit hit) {
+        if (is_allowed(options.mask, hit_row(hit))) lists[thread][q].push_back(hit);
+      });
+      return uint64_t{0};
+    });
+    if (interruptions.is_told()) throw Interrupted();
+    for (size_t q = 0; q < n_group; ++q) {
+      std::vector<std::vector<Hit>> sorted;
+      for (std::vector<std::vector<Hit>>& per_query : lists) {
+        sorted.push_back(sorted_by_distance(per_query[q], 64 * database.n_words() + 1));
+        std::vector<Hit>().swap(per_query[q]);
+      }
+      append_merged(std::move(sorted), ~uint64_t{0}, found);
     }
-    append_merged(std::move(sorted), ~uint64_t{0}, found);
   }
   return found;
 }

@@ -153,6 +153,28 @@ assert resident() - before < 4 << 20, resident() - before
 """)
 
 
+def test_a_child_that_a_signals_handler_forks_during_a_search_ends() -> None:
+    out = run("""
+import signal
+children = []
+def fork(*_):
+    if not children:
+        children.append(os.fork())
+signal.signal(signal.SIGALRM, fork)
+many = codes(20_000, 3)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    while not children:
+        index.search(many, k=10, threads=2)
+except RuntimeError as error:
+    assert children == [0] and "by a signal's handler" in str(error)
+if children == [0]:
+    os._exit(77 if same(index.search(queries, k=10, threads=4), truth) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]), same(index.search(queries, k=10), truth))
+""")
+    assert out == "77 True\n"
+
+
 def test_a_daemon_thread_that_searches_at_the_end_is_harmless() -> None:
     run("""
 import time
@@ -165,14 +187,22 @@ time.sleep(0.3)
 """)
 
 
-def test_ctrl_c_ends_a_long_search() -> None:
+@pytest.mark.parametrize(
+    ("n_codes", "n_queries", "question"),
+    [
+        (400_000, 1_000_000, "search(asked, k=10)"),
+        (2_000, 20_000_000, "search(asked, k=1, threads=1)"),  # passes shorter than the time between two looks
+        (200_000, 10_000_000, "within(asked, 0)"),
+    ],
+)
+def test_ctrl_c_ends_a_long_search(n_codes: int, n_queries: int, question: str) -> None:
     program = (
         PREAMBLE
-        + """
-asked = codes(1_000_000, 3)
+        + f"""
+asked, few = codes({n_queries}, 3), ath.FlatIndex(codes({n_codes}, 1))
 print("ready", flush=True)
 try:
-    index.search(asked, k=10)
+    few.{question}
 except KeyboardInterrupt:
     assert same(index.search(queries, k=10), truth)
     sys.exit(77)
@@ -188,6 +218,6 @@ except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             begin = time.monotonic()
             assert process.wait(timeout=60) == 77
-            assert time.monotonic() - begin < 10
+            assert time.monotonic() - begin < 5
         finally:
             process.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -339,6 +341,27 @@ def test_damaged_sorted_arrays_are_found_out_when_they_are_used() -> None:
     for offsets, rows in (([0, 1, 2, 5], [3, 0, 1, 2]), ([0, 1, 1, 4], [3, 0, 1, 2]), ([0, 1, 2, 4], [3, 0, 1, 4])):
         with pytest.raises(SegmentCorrupt, match="damaged"):
             search(offsets, rows)
+
+
+# The search is in a process of its own: what it takes at the most is never given back.
+MANY_WITHIN = """
+import resource, numpy as np, athsearch as ath
+rng = np.random.default_rng(0)
+codes, queries = (ath.Codes(rng.integers(0, 2**64, (n, 1), np.uint64), 64) for n in (200_000, 200_000))
+index = ath.FlatIndex(codes)
+index.within(queries[:1], 0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = index.within(queries, 0, threads=64)
+print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+def test_what_within_takes_does_not_grow_with_threads_times_queries() -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_WITHIN], check=True, capture_output=True, text=True)
+    n_answers, kib = map(int, done.stdout.split())
+    assert n_answers == 200_000
+    assert kib < 100 << 10
 
 
 def test_a_mapped_file_is_searched_in_place(tmp_path: object) -> None:

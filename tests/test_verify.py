@@ -373,6 +373,21 @@ def test_what_may_not_be_read_is_not_taken_for_damage(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_catalogue_that_is_busy_is_not_taken_for_damage(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("athsearch.archive.salvage.BUSY_TIMEOUT_S", 0.2)
+    with Archive.open(archive) as opened:
+        writer = sqlite3.connect(archive / "catalogue.sqlite", isolation_level=None)
+        writer.execute("BEGIN EXCLUSIVE")
+        for work in (opened.verify, lambda: repair(archive, tmp_path / "new")):
+            with pytest.raises(ArchiveLocked, match="busy"):
+                work()
+        writer.execute("ROLLBACK")
+        writer.close()
+        assert opened.verify().is_sound
+
+
 def test_a_repair_that_kept_nothing_does_not_succeed(archive: Path, tmp_path: Path, run: Run) -> None:
     for first_id in (41, 1, 71):
         (archive / "segments" / f"{first_id:012d}.npy").unlink()

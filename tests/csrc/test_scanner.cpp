@@ -230,15 +230,19 @@ static bool check_interruption() {
     is_grouping_interrupted = true;
   }
   const bool is_looking_seldom = n_looks == 2;
-  bool is_interrupted_between_passes = false;
+  int n_interrupted = 0;
   const std::vector<uint64_t> many(1 << 20);
-  try {  // a pass over so few rows ends before it would look
-    top_k({{{rows.data(), 10}}, 64}, {many.data(), many.size()}, 1, options);
-  } catch (const Interrupted&) {
-    is_interrupted_between_passes = true;
+  const Database few{{{rows.data(), 10}}, 64};  // a pass over so few rows ends before it would look
+  const Queries asked{many.data(), many.size()};
+  for (const bool is_radius : {false, true}) {
+    try {
+      is_radius ? within(few, asked, 0, options) : top_k(few, asked, 1, options);
+    } catch (const Interrupted&) {
+      ++n_interrupted;
+    }
   }
   options.is_interrupted = nullptr;
-  return is_interrupted && is_looking_seldom && is_grouping_interrupted && is_interrupted_between_passes &&
+  return is_interrupted && is_looking_seldom && is_grouping_interrupted && n_interrupted == 2 &&
          top_k(database, {queries.data(), 64}, 3, options).hits.size() == 3 * 64;
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CatalogueError, FormatVersion
+from ..errors import ArchiveLocked, CatalogueError, FormatVersion
 from .catalogue import BUSY_TIMEOUT_S, CACHE_BYTES, explained
 from .checks import PART_ROWS, find_misfits, row_checks
 from .schema import FORMAT, TABLES, UPGRADES
@@ -40,7 +40,8 @@ class Problem:
 def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
     """A connection to the catalogue at `path`, one commit of it, and its format, whatever else is wrong with it.
 
-    Raises CatalogueError where SQLite can read nothing of it, FormatVersion where a newer version wrote it.
+    Raises CatalogueError where SQLite can read nothing of it, FormatVersion where a newer version wrote it,
+    ArchiveLocked where another process has it to itself for BUSY_TIMEOUT_S seconds.
     """
     # Writable, so that a commit that a crash left half-done is undone; where it cannot be written, it is read.
     try:
@@ -57,6 +58,8 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
             connection.execute("BEGIN")
             format = int(connection.execute("PRAGMA user_version").fetchone()[0])
         except UNREADABLE as error:
+            if "is locked" in str(error):
+                raise ArchiveLocked(f"{path}: another process keeps it busy; try again when it is done") from error
             raise CatalogueError(f"{path}: SQLite can read nothing of it ({explained(error, path)})") from error
         if format > FORMAT:
             raise FormatVersion(
