@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from ..codes import Codes, concatenate
-from ..data import Item, Source, frames
+from ..data import Item, Source, frames, split_frame
 from ..encoder import BATCH_SIZE, N_AHEAD, Encoder
 from ..errors import ImageError, SourceError
-from ..images import split_frame
 from ..parallel import map_ahead
 from ..types import Square
 from .cases import COLUMNS, KnownCase, NewCase, Value, record_name

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..codes import Codes
+from ..data import split_frame
 from ..errors import CatalogueError
-from ..images import split_frame
 from ..types import Ids
 from .catalogue import Catalogue
 from .snapshot import Snapshot

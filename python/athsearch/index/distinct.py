@@ -100,9 +100,10 @@ class DistinctIndex(SortedIndex):
     """Exact search by comparing distinct codes only; the same answers as FlatIndex, ties and masks included.
 
     Worth its building where many cases share a code, as learned codes do. Codes are grouped once, in memory: a distinct
-    code takes 8 n_words + 8 bytes, a case 4; while it is built, a case takes 8 n_words more. The codes given are not
-    kept. codes, ids: as for FlatIndex; fewer than 2**32 codes (a ValueError otherwise). threads: at most so many while
-    building. form: what `sort` gave for the first segments of codes, the others having been added since.
+    code takes 8 n_words + 8 bytes, a case 4; while it is built, a case takes 8 n_words more, and 8 besides where most
+    have one code. The codes given are not kept. codes, ids: as for FlatIndex; fewer than 2**32 codes (a ValueError
+    otherwise). threads: at most so many while building. form: what `sort` gave for the first segments of codes, the
+    others having been added since.
     """
 
     kind = "distinct"
