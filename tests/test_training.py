@@ -312,6 +312,13 @@ def test_what_cannot_be_trained_on_is_named(labels: str, message: str) -> None:
         train(listed(labels), SMALL["default"], device="cpu")
 
 
+def test_where_no_patient_can_be_held_out_the_cure_is_told() -> None:
+    source = listed("aaaaabbbbb")
+    of_two = tuple(dataclasses.replace(item, patient=item.label) for item in source.items)
+    with pytest.raises(SourceError, match=r"none can be held out .* give images to validate by \(a split val\)"):
+        train(dataclasses.replace(source, items=of_two), SMALL["default"], device="cpu")
+
+
 def test_a_source_without_a_train_split_is_refused() -> None:
     source = listed("aabb")
     tested = dataclasses.replace(source, items=tuple(dataclasses.replace(item, split="test") for item in source.items))

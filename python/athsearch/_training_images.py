@@ -47,6 +47,11 @@ def divide(source: Source, validation: Source | None, settings: TrainingSettings
     if validation is None and settings.validation_share:
         share = settings.validation_share
         divided = images.divided({"train": 1 - share, "val": share}, seed=settings.seed)
+        if "val" not in divided.splits:
+            raise SourceError(
+                f"{source.root}: none can be held out to validate: each class has a single patient, study or file of "
+                "many frames; give images to validate by (a split val)"
+            )
         images, validation = divided.split("train"), divided.split("val")
         where = f"{source.root}, after holding out {share:.0%} to validate"
         check_classes([str(item.label) for item in images.items], where)
