@@ -68,7 +68,7 @@ def writing(path: Path) -> Iterator[Catalogue]:
     was killed left unfinished. Raises ArchiveLocked when another process is writing or repairs the archive.
     """
     # The system drops the lock when its process ends, however that happens: a lock is never stale. The file holds
-    # nothing: a copy of the archive without it is whole.
+    # nothing of the archive: a copy without it is whole.
     with open(os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0) as lock:
         _take(lock, fcntl.LOCK_EX, path)
         with naming(path / "writer.lock"):

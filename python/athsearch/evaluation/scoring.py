@@ -37,7 +37,7 @@ def evaluate(
     n_resamples: of the bootstrap that gives 95 % intervals, in which queries of one group are drawn together; 0 for no
     intervals.
     Takes about 3 ns for a pair of distinct codes up to 64 bits, on one core, where classes are few; beside its input
-    some 100 MB, 50 bytes a case, 400 a query and, for intervals, 72 a class and resample.
+    some 100 MB, 50 bytes a case, 400 a query and, for intervals, some 230 a class and resample.
 
     Raises ModelMismatch where the codes have other bits or another known model; ValueError where labels or groups are
     not as many as codes, without queries or cases, if k < 1 or n_resamples is neither 0 nor at least 100; TypeError
